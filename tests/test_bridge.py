@@ -1,0 +1,566 @@
+"""The bridge from outside: who gets in, what is answered to which message, which clients work, how it starts and ends.
+
+All against real bridge processes; what it does with the processes it runs is in test_processes.py.
+"""
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import websocket
+
+import ws_bridge as wb
+from bridging import DEADLINE_S, SCRIPT, Client, RpcFailure, bridge_command, launch, lives, poll, read_response, start_bridge
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the RFC's own example (1.3)
+
+
+@pytest.fixture
+def bridge():
+    with start_bridge() as running:
+        yield running
+
+
+@pytest.fixture
+def client(bridge):
+    with bridge.connect() as connected:
+        yield connected
+
+
+# ---- The handshake as functions. ----
+
+def test_the_rfc_s_example_key():
+    assert wb.accept_key(KEY) == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def test_request_and_response_of_both_sides_fit_byte_by_byte():
+    key = wb.new_key()
+    data = wb.handshake_request("localhost:8004", "/?token=x", key, [("X-A", "b")])
+    request, rest = wb.parse_request(data + b"more")
+    assert (request.method, request.target, request.first("x-a"), rest) == ("GET", "/?token=x", "b", b"more")
+    assert all(wb.parse_request(data[:end]) is None for end in range(len(data)))
+    answer = wb.accept_response(request)
+    assert all(wb.parse_response(answer[:end], key) is None for end in range(len(answer)))
+    response, rest = wb.parse_response(answer + b"\x81\x00", key)
+    assert (response.status, response.headers["upgrade"], rest) == (101, "websocket", b"\x81\x00")
+
+
+@pytest.mark.parametrize("old, new, named", [
+    (b"Upgrade: websocket", b"Upgrade: h2c", "Upgrade"), (b"Connection: Upgrade", b"Connection: close", "Connection"),
+    (b"Accept: s3p", b"Accept: S3p", "Sec-WebSocket-Accept"), (b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: x\r\n\r\n", "Extensions"),
+    (b"HTTP/1.1", b"SSH-2.0", "status line")])
+def test_a_wrong_switch_is_named(old, new, named):
+    data = wb.accept_response(wb.HttpRequest("GET", "/", {"sec-websocket-key": [KEY]}))
+    with pytest.raises(wb.HandshakeError, match=named):
+        wb.parse_response(data.replace(old, new), KEY)
+
+
+def test_a_refusal_is_a_response_and_no_error():
+    response, rest = wb.parse_response(b"HTTP/1.1 401 Unauthorized\r\nX-Bridge-Proof: ab\r\n\r\nbody", KEY)
+    assert response == wb.Response(401, "Unauthorized", {"x-bridge-proof": "ab"}) and rest == b"body"
+
+
+def test_a_header_can_not_smuggle_a_line():
+    with pytest.raises(wb.BridgeError, match="control character"):
+        wb.handshake_request("localhost", "/", KEY, [("Authorization", "Bearer x\r\nHost: evil")])
+
+
+# ---- The handshake against the bridge: who gets in. {port} and {token} stand for the bridge's own. ----
+
+GOOD_HEADERS = {"Host": "127.0.0.1:{port}", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": KEY,
+                "Sec-WebSocket-Version": "13", "Authorization": "Bearer {token}"}
+
+
+def raw_request(running, line="GET / HTTP/1.1", **changes) -> bytes:
+    headers = {**GOOD_HEADERS, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    lines = [line, *(f"{name}: {value}" for name, value in headers.items() if value is not None)]
+    return "".join(text.format(port=running.port, token=running.token) + "\r\n" for text in (*lines, "")).encode("latin-1")
+
+
+LET_IN = [
+    {}, {"line": "GET /ws/mcp HTTP/1.1"}, {"Host": "localhost:{port}"}, {"Host": "LOCALHOST"}, {"Host": "[::1]:9000"}, {"Host": "127.8.9.1:1"},
+    {"line": "GET /?token={token} HTTP/1.1", "Authorization": None}, {"line": "GET /ws/mcp?a=b&token={token} HTTP/1.1", "Authorization": None},
+    {"Authorization": "bearer {token}"}, {"Origin": "http://127.0.0.1:{port}"}, {"Origin": "http://localhost:{port}"},
+    {"Upgrade": "WebSocket", "Connection": "keep-alive, Upgrade"}, {"Sec_WebSocket_Extensions": "permessage-deflate"},
+]
+REFUSED = [
+    (400, {"line": "GET HTTP/1.1"}), (400, {"line": "GET / HTTP/1.0"}), (400, {"line": "GET / HTTP/2"}), (400, {"line": "G\x01T / HTTP/1.1"}),
+    (400, {"line": "GET http://127.0.0.1/ HTTP/1.1"}), (400, {"Host": None}), (400, {"X": "a\0b"}), (400, {"Bad name": "x"}), (400, {"X": "a\r\n folded"}),
+    (403, {"Host": "example.com"}), (403, {"Host": "example.com:{port}"}), (403, {"Host": "127.0.0.1.example.com"}), (403, {"Host": ""}),
+    (403, {"Host": "localhost.example.com:{port}"}), (403, {"Host": "user@localhost"}), (403, {"Host": "10.0.0.1:{port}"}), (403, {"Host": "0.0.0.0"}),
+    (403, {"Origin": "http://example.com"}), (403, {"Origin": "null"}), (403, {"Origin": "http://localhost:1"}), (403, {"Origin": ""}),
+    (403, {"Origin": "http://localhost"}), (403, {"Origin": "file://"}), (403, {"Origin": "http://localhost:{port}.example.com"}),
+    (404, {"line": "GET /x HTTP/1.1"}), (404, {"line": "GET //?token={token} HTTP/1.1"}), (405, {"line": "POST / HTTP/1.1"}), (405, {"line": "HEAD / HTTP/1.1"}),
+    (401, {"Authorization": None}), (401, {"Authorization": "Bearer wrong"}), (401, {"Authorization": "Basic {token}"}), (401, {"Authorization": "Bearer"}),
+    (401, {"line": "GET /?token= HTTP/1.1", "Authorization": None}), (401, {"Authorization": "Bearer \xff"}),
+    (426, {"Upgrade": None}), (426, {"Connection": None}), (426, {"Sec_WebSocket_Version": "8"}), (426, {"Sec_WebSocket_Version": None}),
+    (400, {"Sec_WebSocket_Key": None}), (400, {"Sec_WebSocket_Key": "c2hvcnQ="}), (400, {"Sec_WebSocket_Key": "###"}),
+    # What is wrong first decides.
+    (403, {"Host": "example.com", "Origin": "http://x", "line": "POST /x HTTP/1.1"}), (403, {"Origin": "http://x", "line": "POST /x HTTP/1.1"}),
+    (404, {"line": "POST /x HTTP/1.1"}), (405, {"line": "POST / HTTP/1.1", "Authorization": None}), (401, {"Authorization": None, "Upgrade": None}),
+]
+REFUSAL_HEADERS = {401: ("www-authenticate", "Bearer"), 405: ("allow", "GET"), 426: ("sec-websocket-version", "13")}
+
+
+def test_who_gets_in_and_who_does_not(bridge):
+    for changes in LET_IN:
+        response, rest = first_answer(bridge, raw_request(bridge, **changes))
+        assert response.status == 101, (changes, response, rest)
+    for status, changes in REFUSED:
+        response, body = bridge.exchange(raw_request(bridge, **changes))
+        assert response.status == status, (changes, response, body)
+        assert int(response.headers["content-length"]) == len(body) > 10
+        name, value = REFUSAL_HEADERS.get(status, ("connection", "close"))
+        assert response.headers[name] == value
+    assert bridge.token not in bridge.log()
+
+
+def first_answer(bridge, data: bytes):
+    with bridge.open_socket() as sock:
+        sock.sendall(data)
+        return read_response(sock, KEY)
+
+
+def test_a_head_that_is_too_long_or_no_http_at_all(bridge):
+    assert bridge.exchange(raw_request(bridge, X="x" * wb.HANDSHAKE_BYTES))[0].status == 431
+    assert bridge.exchange(b"x" * wb.HANDSHAKE_BYTES)[0].status == 431
+    assert bridge.exchange(bytes.fromhex("1603010200010001fc0303"))[0].status == 400, "a TLS client is told at once"
+
+
+def test_a_challenge_proves_that_the_bridge_knows_the_token(bridge):
+    response, _ = bridge.exchange(raw_request(bridge, Authorization=None, X_Bridge_Challenge="abc"))
+    assert response.status == 401 and response.headers["x-bridge-proof"] == wb.proof(bridge.token, "abc")
+    response, _ = bridge.exchange(raw_request(bridge, Authorization=None, X_Bridge_Challenge="x" * 129))
+    assert response.status == 401 and "x-bridge-proof" not in response.headers
+
+
+def test_silent_connections_keep_nobody_out(bridge):
+    sockets = [bridge.open_socket() for _ in range(wb.PENDING_HANDSHAKES + 20)]
+    for sock in sockets[20:]:
+        sock.sendall(b"GET /")
+    with bridge.connect() as client:
+        assert client.call("ping") == {}
+    for sock in sockets:
+        sock.close()
+
+
+def test_names_given_with_allow_host_are_its_own():
+    with start_bridge("--allow-host", "Bridge.Example") as bridge:
+        assert first_answer(bridge, raw_request(bridge, Host="bridge.example:80"))[0].status == 101
+        assert first_answer(bridge, raw_request(bridge, Host="bridge.example", Origin="https://bridge.example"))[0].status == 101
+        assert bridge.exchange(raw_request(bridge, Host="other.example"))[0].status == 403
+
+
+def test_more_connections_than_allowed_get_503_until_one_goes():
+    with start_bridge("--max-connections", "1") as bridge:
+        with bridge.connect() as client:
+            with pytest.raises(ConnectionError, match="503"):
+                bridge.connect()
+            assert client.call("ping") == {}
+        poll(lambda: can_connect(bridge), "a place is free again")
+
+
+def can_connect(bridge) -> bool:
+    try:
+        with bridge.connect() as client:
+            return client.call("ping") == {}
+    except ConnectionError:
+        return False
+
+
+# ---- The token and its file. ----
+
+def test_the_token_file_is_private_and_goes_with_the_bridge(bridge):
+    path = wb.token_path(bridge.port)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert len(bridge.token) >= 32
+    bridge.stop()
+    assert wb.read_token(bridge.port) is None and not path.exists()
+
+
+def test_a_token_from_the_environment_is_used_and_reaches_no_agent():
+    with start_bridge(env={"CC_BRIDGE_TOKEN": "s3cret"}) as bridge:
+        assert bridge.token is None, "no file is written"
+        with bridge.connect(token="s3cret") as client:
+            assert "CC_BRIDGE_TOKEN" not in client.run(["env"]).text()
+            assert "CC_BRIDGE_TOKEN" not in client.run(["env"], env={"PATH": os.environ["PATH"], "CC_BRIDGE_TOKEN": "s3cret"}).text()
+        assert "s3cret" not in bridge.log()
+        with pytest.raises(ConnectionError, match="401"):
+            bridge.connect(token="other")
+
+
+def test_a_token_file_of_ones_own(tmp_path):
+    path = tmp_path / "token"
+    with start_bridge("--token-file", str(path)) as bridge:
+        token = path.read_text().strip()
+        with bridge.connect(token=token) as client:
+            assert client.call("ping") == {}
+    assert not path.exists()
+    path.write_text("chosen\n")
+    path.chmod(0o600)
+    with start_bridge("--token-file", str(path)) as bridge, bridge.connect(token="chosen") as client:
+        assert client.call("ping") == {}
+    assert path.read_text() == "chosen\n", "what was there before stays"
+
+
+def test_no_token_lets_in_everybody_on_this_machine():
+    with start_bridge("--no-token") as bridge, bridge.connect() as client:
+        assert bridge.token is None and client.call("ping") == {}
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda path: path.chmod(0o640), lambda path: (path.rename(f"{path}.real"), path.symlink_to(f"{path}.real")),
+    lambda path: (path.unlink(), os.mkfifo(path, 0o600)), lambda path: path.unlink(), lambda path: (path.unlink(), path.mkdir(0o700))],
+    ids=["readable by others", "a symbolic link", "a fifo", "absent", "a folder"])
+def test_a_token_file_that_others_could_have_made_is_not_read(spoil):
+    path = wb.token_path(1)
+    wb.write_private(path, "secret\n")
+    assert wb.read_token(1) == "secret"
+    spoil(path)
+    assert wb.read_token(1) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_token_file_of_another_user_is_not_read():
+    wb.write_private(wb.token_path(1), "secret\n")
+    os.chown(wb.token_path(1), 12345, -1)
+    assert wb.read_token(1) is None
+
+
+@pytest.mark.parametrize("spoil, named", [
+    (lambda folder: folder.chmod(0o755), "0755"), (lambda folder: (folder.rmdir(), folder.symlink_to("/tmp")), "symbolic link"),
+    (lambda folder: (folder.rmdir(), folder.touch()), "can't be made")])
+def test_a_runtime_folder_that_others_can_reach_is_an_error(spoil, named):
+    folder = wb.runtime_dir()
+    spoil(folder)
+    with pytest.raises(wb.BridgeError, match=named) as error:
+        wb.runtime_dir()
+    assert str(folder) in str(error.value)
+
+
+def test_without_xdg_runtime_dir_the_cache_folder_is_used(monkeypatch):
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert wb.runtime_dir() == Path(os.environ["HOME"]) / ".cache" / "cc_execute"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
+    assert wb.runtime_dir() == Path(os.environ["HOME"]) / ".cache" / "cc_execute"
+
+
+# ---- Messages. ----
+
+def test_connected_comes_first(client):
+    assert client.hello["version"] == "1.0" and client.hello["protocol"] == 1 and client.hello["connection_id"]
+    assert set(client.hello["capabilities"]["methods"]) == {"execute", "control", "attach", "list", "ping"}
+    assert client.notifications == []
+
+
+def request(**changes) -> dict:
+    return {key: value for key, value in {"jsonrpc": "2.0", "id": 1, "method": "ping", **changes}.items() if value is not ...}
+
+
+MESSAGES = [
+    ("", -32700, None), ("{", -32700, None), ("nonsense", -32700, None), ('{"a": NaN}', -32700, None), ("[" * 100_000, -32700, None),
+    (f'{{"jsonrpc": "2.0", "id": {"9" * 5000}, "method": "ping"}}', -32700 if sys.version_info >= (3, 11) else None, None),
+    ("1", -32600, None), ("null", -32600, None), ('"x"', -32600, None), ("[]", -32600, None), ("{}", -32600, None),
+    (request(jsonrpc="1.0"), -32600, 1), (request(jsonrpc=...), -32600, 1), (request(method=...), -32600, 1), (request(method=1), -32600, 1),
+    (request(id=True), -32600, None), (request(id=[1]), -32600, None), (request(params="x"), -32600, 1), (request(params=1), -32600, 1),
+    (request(method="nothing"), -32601, 1), (request(method=""), -32601, 1), (request(method="__init__"), -32601, 1),
+    (request(params=[1]), -32602, 1), (request(params={"x": 1}), -32602, 1), (request(method="execute"), -32602, 1),
+    (request(id="text"), None, "text"), (request(id=1.5), None, 1.5), (request(params={}), None, 1), (request(id=None), None, None),
+]
+
+
+def test_each_message_gets_the_right_answer_and_the_connection_lives_on(client):
+    for message, code, request_id in MESSAGES:
+        answer = client.raw(message)
+        assert answer["jsonrpc"] == "2.0" and answer.get("error", {}).get("code") == code, (str(message)[:80], answer)
+        if code is not None or isinstance(message, dict):
+            assert answer["id"] == request_id, (message, answer)
+    assert client.call("ping") == {}
+
+
+WRONG_PARAMS = [
+    ("execute", {"command": value}, "command") for value in ([], "", "  ", [""], [1], 5, None, {}, ["a", None], ["a\0b"], "a\0b", ["\ud800"], "'open", '""')
+] + [
+    ("execute", {"command": ["true"], name: value}, name) for name, values in {
+        "cwd": (5, "", None, "\0"), "env": ([], {"A": 1}, {"": "x"}, {"A=B": "x"}, {"A": "\0"}, None), "stdin": (5, None, ["x"], "\ud800"),
+        "timeout": (0, -1, "5", True, [], 1e300, 10 ** 400), "idle_timeout": (0, -0.5, "x", False), "label": (5, None, "x" * 201),
+        "stop_signal": ("SIGNOPE", 15, None, "SIGSTOP", []), "umask": (-1, 0o1000, "022", True, 1.5, None), "shell": (True,),
+    }.items() for value in values
+] + [
+    ("control", {}, "type"), ("control", {"type": "STOP"}, "type"), ("control", {"type": []}, "type"), ("control", {"type": "PAUSE", "process_id": 1}, "process_id"),
+    ("attach", {}, "process_id"), ("attach", {"process_id": None}, "process_id"), ("list", {"x": 1}, "x"), ("ping", {"x": 1}, "x"),
+    *(("attach", {"process_id": "x", "after": value}, "after") for value in (-1, "1", True, 1.5, None)),
+]
+
+
+def test_each_wrong_parameter_is_32602_and_named(client):
+    for method, params, named in WRONG_PARAMS:
+        with pytest.raises(RpcFailure) as failure:
+            client.call(method, **params)
+        assert failure.value.code == -32602 and named in failure.value.message, (method, params, str(failure.value))
+    assert client.call("list") == {"processes": []}
+
+
+def test_unknown_processes_are_32002(client):
+    for method, params in (("control", {"type": "CANCEL", "process_id": "nope"}), ("control", {"type": "PAUSE"}), ("attach", {"process_id": "nope"})):
+        with pytest.raises(RpcFailure) as failure:
+            client.call(method, **params)
+        assert failure.value.code == -32002
+
+
+def test_a_notification_is_carried_out_and_not_answered(client):
+    client.send({"jsonrpc": "2.0", "method": "execute", "params": {"command": "echo hi"}})
+    client.send({"jsonrpc": "2.0", "method": "nothing"})
+    client.wait_for("process.completed")
+    assert client.call("ping") == {} and client.answers == {}
+
+
+def test_a_batch_is_answered_in_one_message(client):
+    client.send([request(id=1), 5, {"jsonrpc": "2.0", "method": "ping"}, request(id=2, method="nope")])
+    answers = client.answer("batch")
+    assert [(answer["id"], answer.get("error", {}).get("code")) for answer in answers] == [(1, None), (None, -32600), (2, -32601)]
+    client.send([{"jsonrpc": "2.0", "method": "ping"}])
+    assert client.call("ping") == {} and client.answers == {}, "notifications alone get no answer"
+
+
+def test_a_binary_message_closes_with_1003(client):
+    client.socket.sendall(client.codec.send_binary(b"{}"))
+    assert client.wait_close().code == 1003
+
+
+def test_a_wrong_frame_closes_with_1002_and_costs_nobody_else_anything(bridge, client):
+    with bridge.connect() as other:
+        other.socket.sendall(b"\x81\x00")  # not masked
+        assert other.wait_close().code == 1002
+    with bridge.connect() as other:
+        other.socket.sendall(b"\x81\xff" + (wb.MESSAGE_BYTES + 1).to_bytes(8, "big") + b"mask")
+        assert other.wait_close().code == 1009
+    assert client.call("ping") == {}
+
+
+def test_a_message_of_16_mib_is_taken(client):
+    assert client.raw('{"jsonrpc": "2.0", "id": 1, "method": "ping"' + " " * (wb.MESSAGE_BYTES - 45) + "}")["result"] == {}
+
+
+def test_a_client_that_reads_no_answers_does_not_fill_the_memory(bridge):
+    with bridge.connect() as client, bridge.connect() as other:
+        before, flood = bridge.memory_bytes(), client.codec.send_text('{"jsonrpc": "2.0", "id": "' + "x" * 1000 + '", "method": "ping"}') * 100
+        client.socket.settimeout(0.5)
+        with pytest.raises(socket.timeout):
+            for _ in range(1000):  # 100 MB
+                client.socket.sendall(flood)
+        assert other.call("ping") == {}
+        assert bridge.memory_bytes() < before + 40 * wb.MIB
+
+
+# ---- Real clients. ----
+
+EXECUTE = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "execute", "params": {"command": ["sh", "-c", "cat; echo ü"], "stdin": "x" * 100_000}})
+
+
+def check_conversation(messages: list[str]) -> None:
+    connected, started, *outputs, completed = [json.loads(text) for text in messages]
+    assert connected["method"] == "connected" and started["result"]["status"] == "started"
+    assert "".join(output["params"]["data"] for output in outputs) == "x" * 100_000 + "ü\n"
+    assert completed["params"]["exit_code"] == 0
+
+
+def test_websocket_client(bridge):
+    connection = websocket.create_connection(bridge.url, header=[f"Authorization: Bearer {bridge.token}"], timeout=DEADLINE_S, http_no_proxy=["*"])
+    connection.send(EXECUTE)
+    messages = [connection.recv()]
+    while "process.completed" not in messages[-1]:
+        messages.append(connection.recv())
+    check_conversation(messages)
+    connection.ping("x")
+    connection.close()
+
+
+def test_websockets(bridge):
+    from websockets.asyncio.client import connect
+
+    async def talk():
+        async with connect(bridge.url + f"?token={bridge.token}", proxy=None) as connection:
+            await connection.send(EXECUTE)
+            messages = [await connection.recv()]
+            while "process.completed" not in messages[-1]:
+                messages.append(await connection.recv())
+            await (await connection.ping())
+            return messages
+
+    check_conversation(asyncio.run(asyncio.wait_for(talk(), DEADLINE_S)))
+
+
+def test_aiohttp(bridge):
+    import aiohttp
+
+    async def talk():
+        async with aiohttp.ClientSession() as session:
+            async with session.ws_connect(bridge.url, headers={"Authorization": f"Bearer {bridge.token}"}, compress=15) as connection:
+                await connection.send_str(EXECUTE)
+                messages = [await connection.receive_str()]
+                while "process.completed" not in messages[-1]:
+                    messages.append(await connection.receive_str())
+                return messages
+
+    check_conversation(asyncio.run(asyncio.wait_for(talk(), DEADLINE_S)))
+
+
+# ---- Start and end of the bridge. ----
+
+def run_to_end(*options: str, **how) -> subprocess.CompletedProcess:
+    return subprocess.run(bridge_command(*options), capture_output=True, text=True, timeout=DEADLINE_S, check=False, **how)
+
+
+def test_the_ready_line(bridge):
+    assert bridge.ready_line == f"ws_bridge 1.0 listening on ws://127.0.0.1:{bridge.port}/\n"
+
+
+def test_a_taken_port_is_one_line_and_exit_3(bridge):
+    done = run_to_end("--port", str(bridge.port))
+    assert done.returncode == 3 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert f"port {bridge.port} on 127.0.0.1 is taken" in done.stderr
+    assert bridge.token, "the token of the one that runs is left alone"
+
+
+@pytest.mark.parametrize("options, named", [
+    (["--port", "x"], "port"), (["--port", "70000"], "port"), (["--grace", "-1"], "grace"), (["--max-processes", "0"], "max-processes"),
+    (["--host", "0.0.0.0"], "--expose"), (["--host", "::"], "--expose"), (["--host", "0.0.0.0", "--expose"], "--allow-host"),
+    (["--expose", "--no-token", "--allow-host", "x"], "--no-token"), (["--nonsense"], "--nonsense"), (["--idle-exit", "nan"], "idle-exit")])
+def test_wrong_usage_is_exit_2(options, named):
+    done = run_to_end("--port", "0", *options)
+    assert done.returncode == 2 and named in done.stderr and done.stdout == ""
+
+
+def test_an_exposed_bridge_needs_its_token_and_its_name():
+    with start_bridge("--host", "0.0.0.0", "--expose", "--allow-host", "box.example") as bridge:
+        assert first_answer(bridge, raw_request(bridge, Host="box.example"))[0].status == 101
+        assert bridge.exchange(raw_request(bridge, Host="box.example", Authorization=None))[0].status == 401
+        assert bridge.exchange(raw_request(bridge, Host="other.example"))[0].status == 403
+
+
+def test_ipv6_loopback():
+    with start_bridge("--host", "::1") as bridge, bridge.connect() as client:
+        assert bridge.host == "[::1]" and client.call("ping") == {}
+
+
+def test_help_and_version():
+    page = run_to_end("--help")
+    assert page.returncode == 0 and "examples:" in page.stdout and "CC_BRIDGE_TOKEN" in page.stdout
+    assert run_to_end("--version").stdout == "ws_bridge 1.0\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_processes_tells_clients_and_exits_0(number):
+    with start_bridge("--grace", "0.3") as bridge, bridge.connect() as client:
+        started = client.call("execute", command=["sh", "-c", "trap '' TERM; setsid sleep 100 & echo $!; while :; do sleep 100; done"])
+        client.wait_output("\n")
+        escaped = int(client.outputs()[0]["data"])
+        bridge.process.send_signal(number)
+        assert client.finish(started).completed["status"] == "cancelled"
+        assert client.wait_close().code == 1001
+        assert bridge.process.wait(DEADLINE_S) == 0
+        assert not lives(escaped) and not lives(started["pid"])
+        assert not list(wb.runtime_dir().iterdir())
+
+
+def test_idle_exit_waits_for_the_last_client_and_the_last_process():
+    with start_bridge("--idle-exit", "0.2", "--detach-grace", "0.5") as bridge:
+        with bridge.connect() as client:
+            client.call("execute", command=["sleep", "100"])
+            with pytest.raises(socket.timeout):
+                client.read_once(within_s=0.6)
+            assert bridge.process.poll() is None
+        assert bridge.process.wait(DEADLINE_S) == 0
+        assert "did not come back" in bridge.log(), "the process was there longer than the client"
+
+
+def test_after_the_ready_line_stdout_may_be_closed():
+    with start_bridge() as bridge:
+        bridge.process.stdout.close()
+        with bridge.connect() as client:
+            assert client.run("echo hi").text() == "hi\n"
+
+
+def test_it_starts_beside_files_named_like_the_standard_library(tmp_path):
+    script = tmp_path / "ws_bridge.py"
+    script.write_bytes(SCRIPT.read_bytes())
+    for name in ("queue", "json", "asyncio", "logging", "typing", "signal"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    with start_bridge(script=script) as bridge, bridge.connect() as client:
+        assert client.run("echo hi").text() == "hi\n"
+
+
+def test_the_log_has_the_program_and_the_label_and_nothing_more(tmp_path):
+    path = tmp_path / "log"
+    with start_bridge("--log-file", str(path)) as bridge:
+        with bridge.connect() as client:
+            client.run(["echo", "argument-secret"], stdin="stdin-secret", env={"A": "env-secret", "PATH": os.environ["PATH"]}, label="task 1")
+            with pytest.raises(RpcFailure):
+                client.call("execute", command=["absent-program", "argument-secret"])
+        token = bridge.token
+    text = path.read_text()
+    assert "echo" in text and "task 1" in text and bridge.log() == ""
+    assert "secret" not in text and token not in text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_a_killed_bridge_left_is_swept_when_the_next_one_starts():
+    bridge, other = launch(), subprocess.Popen(["sleep", "100"])
+    try:
+        with bridge.connect() as client:
+            client.call("execute", command=["sh", "-c", "setsid sleep 100 & echo $! $$; wait"])
+            client.wait_output("\n")
+            escaped, direct = map(int, client.outputs()[0]["data"].split())
+            done = client.run(["sh", "-c", "setsid sleep 100 > /dev/null & echo $!"])
+            survivor = done.completed["survivors"][0]
+            bridge.process.kill()
+            bridge.process.wait()
+        poll(lambda: not lives(direct), "the agent itself ends with the bridge")
+        assert lives(escaped)
+        with start_bridge():
+            assert not lives(escaped), "its run was unfinished"
+            assert lives(survivor) and lives(other.pid), "a run that had ended, and what has nothing to do with it, are left alone"
+        os.kill(survivor, signal.SIGKILL)
+        assert [path.suffix for path in wb.runtime_dir().iterdir()] == [".token"], "only the killed one's token file is left"
+    finally:
+        bridge.process.stdout.close()
+        other.kill()
+        other.wait()
+
+
+def test_a_living_bridge_is_not_swept(client):
+    started = client.call("execute", command=["sleep", "100"])
+    with start_bridge():
+        assert lives(started["pid"])
+    client.cancel(started["process_id"])
+    assert client.finish(started).completed["status"] == "cancelled"
+
+
+def test_it_runs_on_every_python(pythons):
+    for python in pythons.values():
+        with start_bridge(python=str(python)) as bridge, bridge.connect() as client:
+            assert client.run(["sh", "-c", "cat; setsid sleep 100 & sleep 100"], stdin="hi", timeout=0.2).completed["status"] == "timeout"
+
+
+def test_several_clients_do_not_hear_each_other(bridge):
+    with bridge.connect() as first, bridge.connect() as second:
+        started = first.call("execute", command="echo one")
+        assert second.run("echo two").text() == "two\n"
+        assert first.finish(started).text() == "one\n"
+        assert first.notifications == second.notifications == []
+
+
+def test_a_close_is_answered_and_the_server_ends_the_connection(client: Client):
+    client.socket.sendall(client.codec.send_close(1000, "done"))
+    assert client.wait_close() == wb.Closed(1000, "")
+    assert client.socket.recv(1) == b""
