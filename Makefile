@@ -1,0 +1,26 @@
+# Everything that is installed or kept goes under .tools, which git does not see.
+PYTHON ?= python3
+TOOLS  := .tools
+VENV   := $(TOOLS)/venv
+STAMP  := $(VENV)/installed
+ARGS   ?=
+
+.PHONY: help demo test clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo:  ## the worked example with a stand-in for Claude; needs nothing but Python (PYTHON=python3.x)
+	@$(PYTHON) -B tests/demo.py
+
+test: $(STAMP)  ## all tests, in a virtual environment of their own (ARGS="-k name")
+	$(VENV)/bin/python -m pytest -o cache_dir=$(CURDIR)/$(TOOLS)/pytest tests $(ARGS)
+
+$(STAMP): tests/requirements.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --requirement tests/requirements.txt
+	@touch $@
+
+clean:  ## remove .tools and what Python left
+	rm -rf $(TOOLS) .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
