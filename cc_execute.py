@@ -1,0 +1,3240 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.9"
+# dependencies = []
+# ///
+"""cc_execute: have Claude Code do a written piece of work, and prove that it was done.
+
+    spec.txt ─► Spec ─► Command ─► ws_bridge.py ─► claude -p … ─► Stream ─► Endings ─┐
+                  ▲                                                                  ▼
+                  └───────── Retries: a prompt refined by what failed ◄──── Criteria + evidence
+                                                                                     ▼
+                                                                 History · JSON · terminal
+
+Run it:       python cc_execute.py spec.txt            (--help shows all options)
+              python cc_execute.py --dry-run spec.txt  (what would be done; runs nothing)
+Import it:    cc_execute.run_spec("spec.txt") -> dict  (the --json document)
+
+Exit status:  0 every task passed · 1 a task failed · 2 bad spec or usage · 3 the environment is not ready
+              4 a limit has to pass first · 128+n ended by signal n (130: Ctrl-C)
+Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults of --bridge, --claude, --store
+              CC_BRIDGE_TOKEN   the token of a named bridge that keeps no token file here
+              XDG_DATA_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR   where history, transcripts and the bridge's token live
+              NO_COLOR          no colours on the terminal
+
+Sections, each using only what stands above it:
+    Policy · Errors · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
+    History · Bridge · Running · Documents · Terminal · Module · Command line
+
+Known gaps, on purpose: limits and overload end the run with exit status 4 instead of being waited for; the history
+has one backend, SQLite; criteria outside the table of kinds are matched by their words and never count as proved.
+"""
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__" and sys.path and os.path.realpath(sys.path[0] or ".") == os.path.dirname(os.path.realpath(__file__)):
+    del sys.path[0]  # a queue.py or json.py of the repo this file was dropped into must not stand in for the library's
+
+import json
+import re
+import shlex
+import time
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+# ---- Policy: every limit with its unit and reason ----
+
+VERSION = "1.0"
+SCHEMA = 1                            # of the JSON documents
+DEFAULT_BRIDGE = "ws://127.0.0.1:8004"
+DEFAULT_RETRIES = 2                   # where the spec has a retry strategy
+ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; longer prompts go in by standard input
+LINE_LIMIT_CHARS = 64 * 1024 * 1024   # a longer stream line is dropped and counted, never the run (cli.md J)
+AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended (cli.md C)
+GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
+MINIMUM_LIMIT_S = 60                  # no estimate goes below
+BASELINE_PATHS = 20_000               # beyond, "created by this run" is only weak
+BASELINE_S = 1.0
+HASH_LIMIT_BYTES = 1024 * 1024        # larger files are compared by size and times
+SEARCH_LIMIT_BYTES = 16 * 1024 * 1024  # of one file when it is searched for a text
+UNSEEN_FOLDERS = {".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".tox"}
+BRIDGE_IDLE_S = 30                    # a bridge that was started here ends so long after its last client and process
+BRIDGE_START_S = 15                   # a bridge that has not said where it listens by then did not start
+POLL_S = 0.2                          # how often signals, clocks and the live line are looked at
+NESTED_SESSION = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_CHILD_SESSION")
+
+
+# ---- Errors: one base; what it says goes to the user as it stands, exit_status to the shell ----
+
+class CcError(Exception):
+    exit_status = 1
+
+
+class UsageError(CcError):
+    exit_status = 2
+
+
+class SpecError(UsageError):
+    """A spec that cannot be read: where, what was found there, and what was expected."""
+
+    def __init__(self, file: str, line: Optional[int], found: str, expected: str):
+        super().__init__(f"{file}:{line}: found {found}; expected {expected}" if line else f"{file}: {found}; expected {expected}")
+        self.details = {"file": file, "line": line, "found": found, "expected": expected}
+
+
+class NotReady(CcError):
+    """The environment cannot run anything: no bridge, no claude, not logged in."""
+    exit_status = 3
+
+
+class BridgeLost(CcError):
+    """The connection to the bridge ended while something was under way."""
+
+
+class CallError(CcError):
+    """The bridge answered a request with a JSON-RPC error; `data` is its details."""
+
+    def __init__(self, message: str, code: int, data: Mapping[str, Any]):
+        super().__init__(message)
+        self.code, self.data = code, data
+
+
+# ---- Data: what crosses from one section to the next ----
+
+class Criterion(NamedTuple):
+    """One success criterion, read: its words, its kind (a row of KINDS) and what that kind looks for."""
+    text: str
+    kind: str
+    names: Tuple[str, ...] = ()       # the files or folders it speaks of
+    targets: Tuple[str, ...] = ()     # what has to be found
+    either: bool = False              # "A or B": one is enough
+    negated: bool = False
+    needs: str = ""                   # "written": must be new or changed · "ran": some command must have run
+    where: str = ""                   # for texts: "file", "bash" or "response"
+    command: str = ""                 # for sh -c
+    literal: bool = True              # the targets are meant as they stand, not described
+
+
+class Task(NamedTuple):
+    number: int
+    title: Optional[str]
+    line: int
+    prompt: str
+    criteria: Tuple[str, ...] = ()    # as written, without number or bullet
+    timeout: Optional[float] = None   # seconds; None: estimate
+    retry_strategy: Optional[str] = None
+    tools: Tuple[str, ...] = ()       # as the spec lists them; empty: by the task's words
+    directory: Optional[str] = None
+    model: Optional[str] = None
+    max_turns: Optional[int] = None
+    budget: Optional[float] = None    # USD
+
+
+class Spec(NamedTuple):
+    file: str
+    text: str
+    tasks: Tuple[Task, ...]
+    warnings: Tuple[str, ...] = ()
+
+
+class Command(NamedTuple):
+    """How the agent is started: an argument vector and what it reads on standard input (None: nothing)."""
+    argv: Tuple[str, ...]
+    stdin: Optional[str] = None
+
+
+class ToolCall(NamedTuple):
+    """A tool call and what it returned. `failed` is None where the CLI leaves it open (grep without a match)."""
+    name: str
+    input: Mapping[str, Any]
+    output: str = ""
+    failed: Optional[bool] = False
+    finished: bool = False
+
+
+class Ended(NamedTuple):
+    """How a process ended, by the bridge: completed, timeout, stalled or cancelled; durations in seconds."""
+    status: str
+    exit_code: Optional[int] = None
+    signal: Optional[str] = None
+    duration: float = 0.0
+    survivors: Tuple[int, ...] = ()
+    cause: str = ""                   # why we cancelled it: "user", "doomed" (no use going on) or "lingering" (after its result)
+    late: bool = False                # its result came only after the time limit had passed
+
+
+class AgentError(NamedTuple):
+    kind: str
+    message: str
+    retry_hint: Optional[str] = None
+    retry_after: Optional[float] = None   # seconds from now
+
+
+class FileState(NamedTuple):
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    digest: Optional[bytes]
+
+
+class Snapshot(NamedTuple):
+    """A folder's files and folders (state None), by path relative to it; complete: nothing was left out for lack of time."""
+    paths: Mapping[str, Optional[FileState]]
+    complete: bool = True
+
+
+class Changes(NamedTuple):
+    created: Tuple[str, ...] = ()
+    changed: Tuple[str, ...] = ()
+    deleted: Tuple[str, ...] = ()
+    complete: bool = True
+
+    @property
+    def written(self) -> Tuple[str, ...]:
+        return self.created + self.changed
+
+
+class CommandResult(NamedTuple):
+    exit_code: Optional[int]
+    output: str
+    note: str = ""                    # why there is no exit code: "timeout after 45 s"
+
+
+class Evidence(NamedTuple):
+    """All that a verdict may rest on: the folder now and against before, the tools' results, the last text."""
+    directory: str
+    before: Snapshot = Snapshot({})
+    changes: Changes = Changes()
+    calls: Tuple[ToolCall, ...] = ()
+    text: str = ""
+    run: Optional[Callable[[str], CommandResult]] = None   # None: commands cannot be run here
+
+
+class Verdict(NamedTuple):
+    criterion: Criterion
+    met: bool
+    confidence: str                   # proved, judged or weak
+    evidence: str                     # for people: path, size, line, command
+    finding: str = ""                 # for the agent in a retry, where shorter words do
+
+
+class Attempt(NamedTuple):
+    number: int
+    prompt: str
+    command: Tuple[str, ...]
+    timeout: float
+    exit_code: Optional[int]
+    duration: float
+    session_id: Optional[str]
+    cost_usd: Optional[float]
+    num_turns: Optional[int]
+    usage: Optional[Mapping[str, Any]]
+    error: Optional[AgentError]
+    transcript: str
+    verdicts: Tuple[Verdict, ...]
+    text: str = ""
+    changed_something: bool = True
+
+
+class TaskResult(NamedTuple):
+    task: Task
+    status: str                       # passed failed error timeout cancelled skipped
+    attempts: Tuple[Attempt, ...] = ()
+    changes: Changes = Changes()
+
+    @property
+    def confidence(self) -> Optional[str]:
+        verdicts = self.attempts[-1].verdicts if self.attempts else ()
+        return weakest(v.confidence for v in verdicts if v.met)
+
+
+class Estimate(NamedTuple):
+    seconds: float
+    basis: str
+    samples: int
+
+
+class Record(NamedTuple):
+    """One execution in the history. `prompt` may hold its normalised words only; `finished_at` is a Unix time."""
+    prompt: str
+    duration: float
+    status: str
+    finished_at: float
+    spec: str = ""
+    version: str = ""                 # hash of the spec's text
+    timeout: Optional[float] = None   # the last attempt's limit, seconds
+    error_kind: Optional[str] = None
+    cost_usd: Optional[float] = None
+    attempts: int = 1
+
+
+CONFIDENCES = ("weak", "judged", "proved")
+
+
+def weakest(confidences: Iterable[str]) -> Optional[str]:
+    return min(confidences, key=CONFIDENCES.index, default=None)
+
+
+def shorten(text: str, limit_chars: int) -> str:
+    """One line of at most `limit_chars`, with an ellipsis where something was left out; no control characters get through."""
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", "·", " ".join(text.split()))
+    return line if len(line) <= limit_chars else line[:max(0, limit_chars - 1)].rstrip() + "…"
+
+
+def plural(count: int, noun: str) -> str:
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{ending}"
+
+
+def private_opener(path: str, flags: int) -> int:
+    """For open(): a file that is made is readable by this user only."""
+    return os.open(path, flags, 0o600)
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a file whole or not at all, readable by this user only."""
+    part = f"{path}.{os.getpid()}.part"
+    with open(part, "w", encoding="utf-8", errors="surrogateescape", opener=private_opener) as file:
+        file.write(text)
+    os.replace(part, path)
+
+
+# ---- Spec: text -> Spec, or SpecError. Pure. ----
+#
+#   file      = [preamble] (task-heading body)+ | body
+#   body      = [description] (label value)*          a fence that is the whole body is taken off first
+#   value     = the rest of the label's line and all lines up to the next label; a heading ends any value but Task's
+#   prose     = a description without a Task label: [lead-in] text, with sentences for timeout, criteria and retry
+#
+# Lines are classified once; both forms then end up as Fields, and one function makes a Task of Fields.
+
+class Line(NamedTuple):
+    number: int
+    text: str
+    kind: str                         # task, heading, label, item, code, fence, blank or text
+    name: str = ""                    # a label's words; a task's title
+    value: str = ""                   # what follows a label or a list marker
+    level: int = 0                    # of a heading (7: bold or plain); of an item or text: its indent
+    dress: str = ""                   # how a label is written: bullet, bold, indent
+
+
+class Field(NamedTuple):
+    name: str
+    line: int
+    lines: Tuple[Line, ...]
+
+
+class Block(NamedTuple):
+    number: Optional[int]
+    title: Optional[str]
+    line: int
+    lines: Tuple[Line, ...]
+
+
+LABELS = {
+    "task": "task", "prompt": "task",
+    "timeout": "timeout", "time limit": "timeout",
+    "success criteria": "criteria", "success criterion": "criteria", "criteria": "criteria", "acceptance criteria": "criteria",
+    "retry strategy": "retry", "retry": "retry",
+    "tools": "tools", "allowed tools": "tools",
+    "directory": "directory", "working directory": "directory",
+    "model": "model", "max turns": "max_turns", "budget": "budget",
+}
+FILE_WIDE = ("timeout", "tools", "directory", "model", "max_turns", "budget")
+
+FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
+HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
+TASK_WORDS = re.compile(r"^Task\s+#?(\d+)\s*(?:[:.)–—-]\s*(.*))?$", re.I)
+BOLD_TASK = re.compile(r"^\s*(?:[-*+]\s+)?(?:\*\*|__)Task\s+#?(\d+)\s*(?:(?:\*\*|__)\s*[:.–—-]?|[:.–—-])\s*(.*?)\s*"
+                       r"(?:\*\*|__)?\s*$", re.I)
+PLAIN_TASK = re.compile(r"^Task\s+#?(\d+)\s*:\s*(.*)$", re.I)
+LABEL = re.compile(r"^(\s*)([-*+•]\s+)?(?:(\*\*|__)([^*_:]{1,40}?)\s*(:?)\s*\3\s*(:?)|([^*_:`]{1,40}?)\s*:)(?:\s+(.*))?$")
+ITEM = re.compile(r"^(\s*)(?:[-*+•]|\(?\d{1,4}[.)])\s+(.*)$")
+
+
+def read_lines(text: str) -> List[Line]:
+    """Every line, classified. Inside a code fence nothing is a heading, a label or an item."""
+    lines, fence = [], ""
+    for number, line in enumerate(text.split("\n"), 1):
+        mark = FENCE.match(line)
+        if fence:
+            closes = mark and mark[1][0] == fence[0] and len(mark[1]) >= len(fence) and not mark[2].strip()
+            lines.append(Line(number, line, "fence" if closes else "code"))
+            fence = "" if closes else fence
+        elif mark and "`" not in mark[2]:
+            fence = mark[1]
+            lines.append(Line(number, line, "fence"))
+        else:
+            lines.append(classify_line(number, line))
+    return lines
+
+
+def classify_line(number: int, line: str) -> Line:
+    if not line.strip():
+        return Line(number, line, "blank")
+    heading = HEADING.match(line)
+    if heading:
+        return classify_heading(number, line, len(heading[1]), heading[2].replace("**", ""))
+    task = BOLD_TASK.match(line) or PLAIN_TASK.match(line)
+    if task:
+        return Line(number, line, "task", task[2].strip(), task[1], 7)
+    label = LABEL.match(line)
+    if label and (not label[3] or label[5] or label[6]):
+        name = " ".join((label[4] or label[7]).split())
+        dress = ("bullet " if label[2] else "") + ("bold" if label[3] else "plain") + f" {len(label[1])}"
+        if name.lower() in LABELS or is_title(name):
+            return Line(number, line, "label", name, (label[8] or "").strip(), len(label[1]), dress)
+    item = ITEM.match(line)
+    if item:
+        return Line(number, line, "item", "", item[2], len(item[1].expandtabs(4)))
+    return Line(number, line, "text", "", line.strip(), len(line) - len(line.lstrip()))
+
+
+def classify_heading(number: int, line: str, level: int, words: str) -> Line:
+    task = TASK_WORDS.match(words)
+    if task:
+        return Line(number, line, "task", (task[2] or "").strip(), task[1], level)
+    name, _, rest = words.partition(":")
+    if name.strip().lower() in LABELS:
+        return Line(number, line, "label", name.strip(), rest.strip(), 0, "heading")
+    return Line(number, line, "heading", words, "", level)
+
+
+def is_title(name: str) -> bool:
+    """Whether words look like a label's name: up to three, each with a capital."""
+    words = name.split()
+    return 0 < len(words) <= 3 and all(word[0].isupper() and word.replace("-", "").isalnum() for word in words)
+
+
+def split_blocks(lines: Sequence[Line]) -> Tuple[List[Line], List[Block]]:
+    """The lines before the first task heading, and a block for each task. Sections of other headings belong to none."""
+    starts = [i for i, line in enumerate(lines) if line.kind == "task"]
+    if not starts:
+        return [], [Block(None, None, first_line(lines), tuple(lines))]
+    blocks = []
+    for start, end in zip(starts, starts[1:] + [len(lines)]):
+        head = lines[start]
+        body = lines[start + 1:end]
+        stop = next((i for i, line in enumerate(body) if line.kind == "heading" and line.level <= head.level), len(body))
+        blocks.append(Block(int(head.value), head.name or None, head.number, tuple(body[:stop])))
+    return list(lines[:starts[0]]), blocks
+
+
+def first_line(lines: Sequence[Line]) -> int:
+    return next((line.number for line in lines if line.kind != "blank"), 1)
+
+
+def unwrap_fence(lines: Sequence[Line]) -> Sequence[Line]:
+    """The inside of a code fence that is all there is, classified as if the fence were not there."""
+    told = [line for line in lines if line.kind != "blank"]
+    if len(told) < 2 or told[0].kind != "fence" or told[-1].kind != "fence" or any(line.kind == "fence" for line in told[1:-1]):
+        return lines
+    first, last = told[0].number, told[-1].number
+    inside = "\n".join(line.text for line in lines if first < line.number < last)
+    return [line._replace(number=line.number + first) for line in read_lines(inside)]
+
+
+def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line], List[Field]]:
+    """The description before the first known label, and the known labels with their lines; unknown ones go with a warning."""
+    dresses = {line.dress for line in lines if line.kind == "label" and line.name.lower() in LABELS}
+    description: List[Line] = []
+    fields: List[Tuple[str, Line, List[Line]]] = []
+    target = description
+    for line in lines:
+        known = LABELS.get(line.name.lower()) if line.kind == "label" else None
+        if known:
+            target = [line._replace(kind="text", text=line.value)]
+            fields.append((known, line, target))
+        elif line.kind == "label" and fields and line.dress in dresses:
+            warnings.append(f"line {line.number}: the label {line.name!r} is unknown; it and its value are left out")
+            target = []
+        elif line.kind == "heading" and fields and fields[-1][0] != "task":
+            warnings.append(f"line {line.number}: the section {line.name!r} belongs to no task and is left out")
+            target = []
+        else:
+            target.append(line)
+    return description, [Field(name, line.number, tuple(rest)) for name, line, rest in fields]
+
+
+# -- prose: sentences that say what a label would
+
+SENTENCE = r"(?:^|(?<=[.!?:;)\]\"'`”])\s+|\n\s*)"
+FAILS = r"If\s+(?:(?:the|this)\s+)?(?:task|results?|response|it)\s+fails?,\s*"
+RESULT = r"(?:the\s+)?(?:response|results?|outputs?|task)"
+LEAD_IN = re.compile(r"^[ \t]*(?:(?:Use|Using)\s+(?:your\s+|the\s+)?\S*\.md\b[^:\n]{0,60}|to execute(?: the task)?):\s*", re.I | re.M)
+TIME_WORDS = r"(?:Expect|Allow)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)\b(?:\s+using\s+the\s+redis\s+prompt)?(?:\s+of|:)?|Timeout:"
+PROSE = (
+    ("timeout", re.compile(rf"{SENTENCE}(?:{TIME_WORDS})\s+(?P<value>(?:[^.\n]|\.\d)+?)(?:\.(?=\s|$)|(?=\n|$|,?\s+and\s+evaluate\b))", re.I)),
+    ("criteria", re.compile(rf"(?:{SENTENCE}|,?\s+and\s+)Evaluate\s+{RESULT}\s+based\s+on\b:?\s*(?P<value>)", re.I)),
+    ("criteria", re.compile(SENTENCE + r"Success\s+criteria:\s*(?P<value>)", re.I)),
+    ("retry", re.compile(rf"{SENTENCE}(?:{FAILS}(?P<value>(?:retry|try)\s+(?:again\s+)?with\b)"
+                         rf"|(?P<whole>{FAILS}|Retry\s+if\s+the\s+(?:task|results?)\s+fails?))", re.I)),
+)
+
+
+class Mark(NamedTuple):
+    """A sentence that stands for a label: where it begins, where its value begins, and where the match ends."""
+    name: str
+    start: int
+    value: int
+    end: int
+
+
+def read_prose(lines: Sequence[Line], warnings: List[str]) -> List[Field]:
+    """The fields of a description: the task's own text after any lead-in, and the sentences that stand for labels."""
+    text = "\n".join(line.text for line in lines)
+    lead = LEAD_IN.search(text)
+    if not lead:
+        return cut_sentences(lines, "task")
+    row = text.count("\n", 0, lead.end())
+    before = [line for line in lines[:row] if line.kind in ("text", "item", "code") and LEAD_IN.match(line.text) is None]
+    if before:
+        warnings.append(f"line {before[0].number}: text before {shorten(lead[0], 40)!r} is not part of the task")
+    rest = lines[row].text[lead.end() - (text.rfind("\n", 0, lead.end()) + 1):]
+    return cut_sentences([lines[row]._replace(text=rest)] + list(lines[row + 1:]), "task")
+
+
+def cut_sentences(lines: Sequence[Line], name: str) -> List[Field]:
+    """What `lines` hold as field `name`, and each sentence in them that stands for another label as a field of its own."""
+    text = "\n".join(line.text for line in lines)
+    numbers = [line.number for line in lines]
+    fields, kept, at = [], [], 0
+    marks = find_marks(text, name)
+    for mark, following in zip(marks, [mark.start for mark in marks[1:]] + [len(text)]):
+        kept.append(text[at:mark.start])
+        at = mark.end if mark.name == "timeout" else following
+        fields.append(Field(mark.name, numbers[text.count("\n", 0, mark.value)], piece(text[:at], mark.value, numbers)))
+    kept.append(text[at:])
+    own = "\n".join(part.strip("\n") for part in kept if part.strip())
+    start = len(text) - len(text.lstrip("\n"))
+    return [Field(name, numbers[text.count("\n", 0, start)], piece(own, 0, numbers[text.count("\n", 0, start):]))] + fields
+
+
+def find_marks(text: str, inside: str) -> List[Mark]:
+    """The sentences that count, in order: the first of each kind, but of the retry sentences the last, and only behind the
+    others, since "If the task fails" may be part of the task's own words. Within field `inside`, no sentence stands for it again."""
+    found: Dict[str, Mark] = {}
+    for name, pattern in PROSE:
+        for match in pattern.finditer(text) if name != inside else ():
+            mark = Mark(name, match.start(), match.start("whole" if name == "retry" and match["whole"] else "value"), match.end())
+            if name == "retry" or name not in found or mark.start < found[name].start:
+                found[name] = mark
+    others = [mark.start for name, mark in found.items() if name != "retry"]
+    if "retry" in found and others and found["retry"].start < min(others):
+        del found["retry"]
+    return sorted(found.values(), key=lambda mark: mark.start)
+
+
+def piece(text: str, start: int, numbers: Sequence[int]) -> Tuple[Line, ...]:
+    """The lines of a piece of prose from `start` on, classified anew, with the numbers that they have in the file."""
+    row = text.count("\n", 0, start)
+    return tuple(line._replace(number=numbers[min(row + line.number - 1, len(numbers) - 1)]) for line in read_lines(text[start:]))
+
+
+# -- values
+
+DURATION = re.compile(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?=\W|\d|$)", re.I)
+SECONDS = {"h": 3600, "m": 60, "s": 1}
+ESTIMATE_WORDS = re.compile(r"^(?:auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate)|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?)$", re.I)
+
+
+def parse_duration(text: str) -> Optional[float]:
+    """Seconds; None for "estimate it". ValueError for anything that is no time limit or not positive."""
+    words = re.sub(r"\([^)]*\)", "", text).strip().strip("`*").rstrip(".").strip()
+    if not words or ESTIMATE_WORDS.match(words):
+        return None
+    if re.fullmatch(r"\d+(?:\.\d+)?", words):
+        seconds = float(words)
+    else:
+        parts = list(DURATION.finditer(words))
+        if not parts or re.sub(r"[\s,]|\band\b", "", DURATION.sub("", words)):
+            raise ValueError(text)
+        seconds = sum(float(part[1].replace(",", ".")) * SECONDS[part[2][0].lower()] for part in parts)
+    if not 0 < seconds < 10 ** 8:
+        raise ValueError(text)
+    return seconds
+
+
+def plain_text(lines: Sequence[Line]) -> str:
+    """A value's text: dedented, without the blank lines around it, out of its fence or quotes if those hold all of it."""
+    import textwrap
+    first, rest = (lines[0].text, lines[1:]) if lines else ("", ())
+    text = "\n".join([first.strip(), textwrap.dedent("\n".join(line.text for line in rest))]).strip()
+    fenced = re.fullmatch(r"(`{3,}|~{3,})[^\n`]*\n(.*?)\n?\s*\1", text, re.S)
+    if fenced and fenced[1] not in fenced[2]:
+        text = fenced[2].strip("\n")
+    quoted = re.fullmatch(r"([\"'“])(.+)([\"'”])", text, re.S)
+    if quoted and quoted[1] + quoted[3] in ('""', "''", "“”") and quoted[1] not in quoted[2] and quoted[3] not in quoted[2]:
+        text = quoted[2]
+    return text
+
+
+def split_numbered(text: str) -> List[str]:
+    """The items of "1) a, 2) b": a number counts only if it is the next one, so a "4)" inside the first item does not split."""
+    starts: List[Any] = []
+    for match in re.finditer(r"(?:^|(?<=[\s,;]))\(?(\d{1,3})[.)]\s+", text):
+        if int(match[1]) == len(starts) + 1:
+            starts.append(match)
+    if not starts or text[:starts[0].start()].strip():
+        return []
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    return [text[match.end():end] for match, end in zip(starts, ends)]
+
+
+def split_criteria(lines: Sequence[Line]) -> List[str]:
+    """The criteria of a value: a list of lines, a numbered list within a line, or one for each line (or `;`)."""
+    lines = [line for line in lines if line.text.strip()]
+    joined = " ".join(line.text.strip() for line in lines)
+    inline = split_numbered(joined)
+    if len(inline) > sum(line.kind == "item" for line in lines):
+        items = [without_full_stop(item) for item in inline]
+    elif any(line.kind == "item" for line in lines):
+        items = list_items(lines)
+    else:
+        items = [without_full_stop(part) for line in lines for part in line.text.split(";")]
+    return [item for item in (re.sub(r"(?:\s*[,;]|\s*[,;]\s*and)$", "", item.strip()) for item in items) if item]
+
+
+def without_full_stop(text: str) -> str:
+    """A sentence's full stop is no part of the last criterion in it."""
+    text = text.strip()
+    return text[:-1] if text.endswith(".") and not text.endswith("..") else text
+
+
+def list_items(lines: Sequence[Line]) -> List[str]:
+    """The items at the outermost level; deeper items and wrapped lines belong to the item above them."""
+    outermost = min(line.level for line in lines if line.kind == "item")
+    items: List[str] = []
+    for line in lines:
+        if line.kind == "item" and line.level == outermost:
+            items.append(line.value)
+        elif items:
+            items[-1] += " " + line.text.strip()
+        else:
+            items.append(line.text.strip())
+    return items
+
+
+# -- from fields to tasks
+
+def parse_spec(text: str, file: str = "spec") -> Spec:
+    """Read a spec. Raises SpecError with file, line, what was found and what was expected."""
+    text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        raise SpecError(file, text.count("\n", 0, text.index("\0")) + 1, "a NUL byte", "UTF-8 text")
+    if not text.strip():
+        raise SpecError(file, 1, "an empty file", "a task, for example 'Task: …' with 'Success Criteria:' below it")
+    warnings: List[str] = []
+    preamble, blocks = split_blocks(unwrap_fence(read_lines(text)))
+    _, shared = split_fields(preamble, [])
+    common = [f for f in shared if f.name in FILE_WIDE]
+    tasks = [read_task(block, common, file, warnings) for block in blocks]
+    numbers = [block.number for block in blocks]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        tasks = [task._replace(number=number) for number, task in enumerate(tasks, 1)]
+    for task in tasks:
+        if not task.criteria:
+            warnings.append(f"line {task.line}: task {task.number} has no success criteria: nothing will be checked")
+    return Spec(file, text, tuple(tasks), tuple(warnings))
+
+
+def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[str]) -> Task:
+    description, fields = split_fields(unwrap_fence(block.lines), warnings)
+    names = [f.name for f in fields]
+    if "task" in names:
+        words = [line for line in description if line.kind in ("text", "item", "code")]
+        if words:
+            warnings.append(f"line {words[0].number}: text before the first label is not part of the task")
+    elif any(line.text.strip() for line in description):
+        fields = read_prose(description, warnings) + fields
+    elif block.title and fields:
+        warnings.append(f"line {block.line}: the title of the task is taken as its text")
+        fields = [Field("task", block.line, (Line(block.line, block.title, "text"),))] + fields
+    settings: Dict[str, Any] = {}
+    for each in list(common) + fields:
+        for found in cut_sentences(each.lines, "criteria") if each.name == "criteria" else [each]:
+            read_field(found, file, settings)
+    if not settings.get("prompt"):
+        found = f"task {block.number} without text" if block.number is not None else "no task"
+        raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
+    return Task(block.number or 1, block.title, block.line, **settings)
+
+
+def read_field(entry: Field, file: str, settings: Dict[str, Any]) -> None:
+    """Put one field's value into `settings`, under the name it has in Task."""
+    text = plain_text(entry.lines)
+    if entry.name == "task":
+        lead = LEAD_IN.match(text)
+        settings["prompt"] = text[lead.end():] if lead else text
+    elif entry.name == "criteria":
+        items = split_criteria(entry.lines)
+        settings["criteria"] = tuple(required(items, entry, file, "a list such as '1. File config.py exists'"))
+    elif entry.name == "retry":
+        settings["retry_strategy"] = text or None
+    elif entry.name == "tools":
+        settings["tools"] = tuple(required(split_tools(text), entry, file, "tool names such as 'Write, Bash'"))
+    elif text:
+        settings[entry.name] = read_value(entry, text, file)
+    elif entry.name != "timeout":
+        raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} without a value", VALUE_FORMS[entry.name][1])
+
+
+def required(items: List[str], entry: Field, file: str, expected: str) -> List[str]:
+    if not items:
+        raise SpecError(file, entry.line, f"{entry.name} without any", expected)
+    return items
+
+
+def split_tools(text: str) -> List[str]:
+    """Tool names, split at commas outside parentheses: "Write, Bash(git log:*)"."""
+    return [tool.strip(" `\n") for tool in re.split(r",(?![^()]*\))|\n", text) if tool.strip(" `\n-*")]
+
+
+def positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        number = convert(text.strip().lstrip("$").replace("USD", "").strip())
+        if not 0 < number < 10 ** 9:
+            raise ValueError(text)
+        return number
+    return read
+
+
+VALUE_FORMS: Dict[str, Tuple[Callable[[str], Any], str]] = {
+    "timeout": (parse_duration, "a time limit such as '60', '45 seconds', '1m30s', '2 minutes' or 'auto'"),
+    "max_turns": (positive(int), "a whole number above 0, such as '20'"),
+    "budget": (positive(float), "an amount in USD above 0, such as '0.50'"),
+    "directory": (lambda text: text.strip("`"), "a folder, relative to the working directory"),
+    "model": (lambda text: text.strip("`"), "a model, such as 'sonnet'"),
+}
+
+
+def read_value(entry: Field, text: str, file: str) -> Any:
+    convert, expected = VALUE_FORMS[entry.name]
+    try:
+        return convert(text)
+    except ValueError:
+        raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} {shorten(text, 60)!r}", expected) from None
+
+
+def load_spec(path: str) -> Spec:
+    """Read a spec from a file, or from standard input for "-"."""
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read()
+        else:
+            with open(path, "rb") as file:
+                data = file.read()
+    except OSError as error:
+        raise SpecError(path, None, error.strerror or str(error), "a file that can be read") from None
+    try:
+        return parse_spec(data.decode("utf-8"), path)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError(path, line, f"the byte 0x{data[error.start]:02x}, which is not UTF-8", "UTF-8 text") from None
+
+
+# ---- Command: (task, prompt, options) -> argument vector, standard input, environment. Pure. ----
+
+TOOL_WORDS = (
+    ("Write", "create file write implement build generate save"),
+    ("Bash", "run execute test install check verify"),
+    ("Edit", "edit update fix modify refactor add"),
+)
+
+
+def choose_tools(prompt: str) -> Tuple[str, ...]:
+    """The tools that the task's words call for, each once, Read always. Words count, not substrings: a profile is no file,
+    and the test in "sqlite:///test.db" is no test."""
+    words = set(re.findall(r"(?<![\w\"'=/.-])[a-z]+(?![\w=/-]|\.\w)", prompt.lower()))
+    words |= {word[:-1] for word in words if word.endswith("s")}
+    chosen = tuple(tool for tool, triggers in TOOL_WORDS if words & set(triggers.split()))
+    return chosen + ("Read",)
+
+
+def build_command(task: Task, prompt: Optional[str] = None, agent: Sequence[str] = ("claude",),
+                  permissions: str = "skip") -> List[str]:
+    """The agent's argument vector; `prompt` stands in for the task's own in a retry. See `prompt_input` for long prompts."""
+    prompt = task.prompt if prompt is None else prompt
+    argv = [*agent, "-p"] + ([prompt] if prompt_input(prompt) is None else [])
+    argv += ["--output-format", "stream-json", "--verbose", "--allowedTools", ",".join(task.tools or choose_tools(task.prompt))]
+    for flag, value in (("--model", task.model), ("--max-turns", task.max_turns), ("--max-budget-usd", task.budget)):
+        argv += [flag, str(value)] if value is not None else []
+    return argv + (["--dangerously-skip-permissions"] if permissions == "skip" else [])
+
+
+def prompt_input(prompt: str) -> Optional[str]:
+    """The standard input by which a prompt goes in that cannot be an argument; None when it can.
+
+    One argument holds 128 KiB on Linux, and the CLI takes a leading `-` for an option. What begins like a slash command
+    (`/tmp is full`) would be run as one, also from standard input (seen with 2.1.197: "Unknown command: /tmp", reported
+    as success); a line break in front of it makes it text.
+    """
+    if prompt.startswith("/"):
+        return "\n" + prompt if re.match(r"/[\w:.-]+(?:\s|$)", prompt) else prompt
+    if prompt.startswith("-") or len(prompt.encode("utf-8", "surrogateescape")) >= ARGUMENT_LIMIT_BYTES:
+        return prompt
+    return None
+
+
+def agent_environment(environment: Mapping[str, str], timeout: float) -> Dict[str, str]:
+    """The user's environment for the agent: no nested session, no bridge token, and Bash limits as long as the task's,
+    since the CLI moves a longer command to the background and kills it at the end of a "successful" run (cli.md E)."""
+    kept = {name: value for name, value in environment.items() if name not in NESTED_SESSION and name != "CC_BRIDGE_TOKEN"}
+    limit_ms = str(max(1, int(timeout * 1000)))
+    ours = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1", "BASH_DEFAULT_TIMEOUT_MS": limit_ms, "BASH_MAX_TIMEOUT_MS": limit_ms}
+    return {**ours, **kept}
+
+
+def own_environment() -> Dict[str, str]:
+    """This process's environment as text that turns into the same bytes again, whatever the locale."""
+    def text(data: bytes) -> str:
+        return data.decode("utf-8", "surrogateescape")
+    return {text(name): text(value) for name, value in os.environb.items()}
+
+
+def split_agent(command: str) -> Tuple[str, ...]:
+    """The agent's command: the path of a file taken whole, else words split as a shell would."""
+    import shutil
+    if os.path.isfile(command) and (os.sep in command or not shutil.which(command)):
+        return (os.path.abspath(command),)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--claude {command!r}: {error}; expected a command such as 'claude' or a path") from None
+    if not words:
+        raise UsageError("--claude is empty; expected a command such as 'claude' or a path")
+    program = os.path.abspath(words[0]) if os.sep in words[0] else words[0]
+    return (program, *words[1:])
+
+
+# ---- Stream: the agent's stdout, in pieces -> Stream. Rules: cli.md J and part 3. No I/O. ----
+
+class Stream:
+    """What a run of the agent said: fed with pieces of its standard output, read at any time."""
+
+    def __init__(self) -> None:
+        self.session_id: Optional[str] = None
+        self.calls: Dict[str, ToolCall] = {}          # by tool_use id, in the order of the calls
+        self.texts: List[str] = []                    # of the main loop, not of subagents
+        self.results: List[Mapping[str, Any]] = []
+        self.synthetic: Optional[Mapping[str, Any]] = None   # the last message that the CLI wrote itself, about an error
+        self.rejected: Optional[Mapping[str, Any]] = None    # rate_limit_info of a rejected rate_limit_event
+        self.doomed: Optional[str] = None             # an api_retry that cannot get better
+        self.doing = "starting"
+        self.noise = self.unknown = self.oversized = 0
+        self._rest: List[str] = []
+        self._rest_chars = 0
+
+    def feed(self, data: str) -> None:
+        """Take in output as it comes. Only "\\n" ends a line: U+2028 and U+0085 may stand inside one."""
+        *lines, rest = data.split("\n")
+        for line in lines:
+            self._take("".join(self._rest) + line if self._rest else line)
+            self._rest, self._rest_chars = [], 0
+        if rest:
+            self._rest_chars += len(rest)
+            if self._rest_chars <= LINE_LIMIT_CHARS:
+                self._rest.append(rest)
+
+    def finish(self) -> None:
+        """The output has ended; a last line may lack its line break."""
+        self.feed("\n") if self._rest else None
+
+    def _take(self, line: str) -> None:
+        if self._rest_chars + len(line) > LINE_LIMIT_CHARS:
+            self.oversized += 1
+        elif line.strip():
+            events = read_events(line)
+            self.noise += not events
+            for event in events:
+                self._see(event)
+
+    def _see(self, event: Mapping[str, Any]) -> None:
+        handler = {"system": self._system, "assistant": self._assistant, "user": self._user, "result": self._result,
+                   "rate_limit_event": self._limit}.get(event["type"])
+        if handler:
+            handler(event)
+        else:
+            self.unknown += 1
+
+    def _system(self, event: Mapping[str, Any]) -> None:
+        if event.get("subtype") == "init":
+            self.session_id = event.get("session_id") or self.session_id
+            self.doing = "thinking"
+        elif event.get("subtype") == "api_retry":
+            self.doing = f"retrying the API: {event.get('error') or event.get('error_status')}"
+            if event.get("error") in ("authentication_failed", "billing_error"):
+                self.doomed = event["error"]
+
+    def _assistant(self, event: Mapping[str, Any]) -> None:
+        message = as_mapping(event.get("message"))
+        if message.get("model") == "<synthetic>" or event.get("error"):
+            self.synthetic = event
+            return
+        for block in blocks_of(message):
+            if block.get("type") == "text" and not event.get("parent_tool_use_id"):
+                self.texts.append(str(block.get("text", "")))
+                self.doing = shorten(self.texts[-1], 60)
+            elif block.get("type") == "tool_use":
+                call = ToolCall(str(block.get("name")), as_mapping(block.get("input")))
+                self.calls[str(block.get("id"))] = call
+                self.doing = describe_call(call)
+
+    def _user(self, event: Mapping[str, Any]) -> None:
+        for block in blocks_of(as_mapping(event.get("message"))):
+            call = self.calls.get(str(block.get("tool_use_id"))) if block.get("type") == "tool_result" else None
+            if call:
+                self.calls[str(block["tool_use_id"])] = with_result(call, block, as_mapping(event.get("tool_use_result")))
+                self.doing = "thinking"
+
+    def _result(self, event: Mapping[str, Any]) -> None:
+        self.results.append(event)
+        self.session_id = event.get("session_id") or self.session_id
+
+    def _limit(self, event: Mapping[str, Any]) -> None:
+        info = as_mapping(event.get("rate_limit_info"))
+        if info.get("status") == "rejected":
+            self.rejected = info
+
+    @property
+    def result(self) -> Optional[Mapping[str, Any]]:
+        """The result that counts: the last with turns, without one with turns the last (cli.md A5)."""
+        with_turns = [result for result in self.results if result.get("num_turns")]
+        return (with_turns or self.results or [None])[-1]
+
+    @property
+    def text(self) -> str:
+        """Claude's last text."""
+        said = (self.result or {}).get("result")
+        return said if isinstance(said, str) and said else (self.texts[-1] if self.texts else "")
+
+
+def read_events(line: str) -> List[Mapping[str, Any]]:
+    """The events of a line: mostly one; none where it is no JSON object with a type; of an event that was written into
+    the middle of another's line (cli.md J), the one that is whole."""
+    events = []
+    start = line.find("{")
+    while start >= 0:
+        try:
+            event, _ = json.JSONDecoder().raw_decode(line, start)
+        except (ValueError, RecursionError):
+            event = None
+        if isinstance(event, dict) and isinstance(event.get("type"), str):
+            return events + [event]
+        start = line.find('{"type":', start + 1)
+    return events
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def blocks_of(message: Mapping[str, Any]) -> List[Mapping[str, Any]]:
+    content = message.get("content")
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
+
+
+def with_result(call: ToolCall, block: Mapping[str, Any], details: Mapping[str, Any]) -> ToolCall:
+    """The call with what it returned. Only a Bash result in which the CLI explains the exit code leaves open whether it failed."""
+    content = block.get("content")
+    parts = blocks_of({"content": content})
+    output = content if isinstance(content, str) else "\n".join(str(part.get("text", "")) for part in parts)
+    failed = None if details.get("returnCodeInterpretation") else bool(block.get("is_error") or details.get("interrupted"))
+    return call._replace(output=output, failed=failed, finished=True)
+
+
+def describe_call(call: ToolCall) -> str:
+    """"Write config.py", "Bash: pytest -q": what the agent is doing, in a few words."""
+    path = call.input.get("file_path") or call.input.get("path")
+    if path:
+        return f"{call.name} {os.path.basename(str(path))}"
+    told = call.input.get("command") or call.input.get("pattern") or call.input.get("description") or ""
+    return f"{call.name}: {shorten(str(told), 60)}" if told else call.name
+
+
+# ---- Endings: (stream, how the process ended, stderr) -> AgentError or None. Pure; words in the transcript never decide. ----
+
+class Ending(NamedTuple):
+    """What can be known of an error, from trusted places only."""
+    status: Optional[int]             # HTTP status
+    error: str                        # the CLI's own error field
+    text: str                         # of the error result or synthetic message, or stderr if there was no result
+
+
+class ErrorRule(NamedTuple):
+    kind: str
+    statuses: Tuple[int, ...] = ()
+    errors: Tuple[str, ...] = ()
+    pattern: str = ""
+
+
+HINTS = {
+    "timeout": "increase_timeout", "stalled": "increase_timeout", "token_limit": "shorter_response",
+    "rate_limit": "wait_and_retry", "usage_limit": "wait_and_retry", "overloaded": "wait_and_retry", "network": "wait_and_retry",
+    "authentication": "log_in", "billing": "add_credit", "permission": "allow_tool",
+    "not_found": "fix_command", "invalid_request": "fix_command",
+}
+STOPPING = ("authentication", "billing", "not_found", "invalid_request", "bridge")   # exit 3: trying again changes nothing
+LIMITS = ("rate_limit", "usage_limit", "overloaded", "network")            # exit 4: they pass
+TEXT_RULES = (
+    ErrorRule("permission", pattern=r"cannot be used with root/sudo"),
+    ErrorRule("token_limit", pattern=r"(?:prompt|input) is too long|exceeded the \d+ output token maximum|context limit reached|request too large"),
+    ErrorRule("billing", pattern=r"credit balance|spend limit|usage credits required"),
+    ErrorRule("usage_limit", pattern=r"hit your (?:\w+ )?limit|usage limit reached|out of extra usage"),
+    ErrorRule("authentication", pattern=r"not logged in|please run /login|invalid (?:api key|bearer token|authentication)|organization"
+                                        r"|oauth (?:session|token)|apikeyhelper|could not resolve authentication|login expired"),
+    ErrorRule("invalid_request", pattern=r"issue with the selected model|unknown (?:option|command)|requires --verbose|not a valid json schema"),
+    ErrorRule("refusal", pattern=r"can't help with this|unable to respond to this request"),
+    ErrorRule("overloaded", pattern=r"overloaded|high load|internal server error|server error mid-response"),
+    ErrorRule("rate_limit", pattern=r"rate limit|request rejected \(429\)|temporarily limiting requests"),
+    ErrorRule("network", pattern=r"unable to connect|connection (?:error|dropped|lost|closed)|request timed out|fetch failed|mid-stream"
+                                 r"|empty or malformed response"),
+)
+FIELD_RULES = (
+    ErrorRule("authentication", (401, 403), ("authentication_failed", "oauth_org_not_allowed")),
+    ErrorRule("billing", (402,), ("billing_error",)),
+    ErrorRule("token_limit", (413,), ("max_output_tokens",)),
+    ErrorRule("invalid_request", (404,), ("model_not_found",)),
+    ErrorRule("rate_limit", (429,), ("rate_limit",)),
+    ErrorRule("overloaded", (500, 502, 503, 504, 529), ("overloaded", "server_error")),
+    ErrorRule("invalid_request", (400, 405, 422), ("invalid_request",)),
+)
+REFINED_BY_TEXT = ("rate_limit", "invalid_request", "overloaded")   # one status or field with several meanings (cli.md G)
+SUBTYPES = {"error_max_turns": "max_turns", "error_max_budget_usd": "budget"}
+REASONS = {"max_turns": "max_turns", "budget_exhausted": "budget",
+           "prompt_too_long": "token_limit", "blocking_limit": "token_limit", "rapid_refill_breaker": "token_limit"}
+NEXT_STEPS = {
+    "authentication": "Log in with `claude` and /login, or set ANTHROPIC_API_KEY; then run this again.",
+    "billing": "Add credit or raise the spend limit of the account; then run this again.",
+    "permission": "Run it as an ordinary user; in a container that may be lost set IS_SANDBOX=1; or use --permissions allowed.",
+    "not_found": "Install it (npm install -g @anthropic-ai/claude-code), or name it with --claude CMD.",
+    "invalid_request": "Correct the model, flag or request that is named.",
+    "timeout": "Give it longer with 'Timeout:' in the spec or --timeout.",
+    "max_turns": "Allow more with 'Max Turns:' in the spec or --max-turns.",
+    "interrupted": "Run this again.",
+}
+
+
+def make_error(kind: str, message: str, retry_after: Optional[float] = None) -> AgentError:
+    text = message.strip().rstrip(".") + "." if message.strip() else kind
+    return AgentError(kind, f"{text} {NEXT_STEPS[kind]}" if kind in NEXT_STEPS else text, HINTS.get(kind), retry_after)
+
+
+def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Optional[AgentError]:
+    """Why the agent has not done its part, or None if it has: a result was seen, with is_error false and subtype success."""
+    result = stream.result
+    clean = result is not None and result.get("is_error") is False and result.get("subtype") == "success"
+    if ended.cause == "user":
+        return make_error("cancelled", "It was cancelled")
+    if clean and not ended.late:
+        return None
+    if ended.status in ("timeout", "stalled"):
+        what = "It ran into its time limit" if ended.status == "timeout" else "It said nothing for too long and was ended"
+        return make_error(ended.status, f"{what} after {ended.duration:.1f} s")
+    if ended.status == "cancelled" and not ended.cause:
+        return make_error("cancelled", "Somebody else cancelled it")
+    ending = read_ending(stream, result, stderr)
+    kind = ending_kind(stream, result, ending)
+    how = f"exit code {ended.exit_code}" if ended.exit_code is not None else ended.signal
+    message = ending.text or f"It ended without a result, {how}"
+    resets = (stream.rejected or {}).get("resetsAt")
+    after = max(0.0, resets - now) if isinstance(resets, (int, float)) and kind in LIMITS else None
+    return make_error(kind, shorten(message, 500), after)
+
+
+def read_ending(stream: Stream, result: Optional[Mapping[str, Any]], stderr: str) -> Ending:
+    event = stream.synthetic or {}
+    said = " ".join(str(block.get("text", "")) for block in blocks_of(as_mapping(event.get("message"))))
+    error = event.get("error") or stream.doomed or ""
+    if stream.doomed:
+        return Ending(None, str(error), said or f"The API refuses every request ({stream.doomed}).")
+    if result is None:
+        lines = [line for line in stderr.strip().splitlines() if line.strip()]
+        return Ending(None, str(error), said or " ".join(lines[-3:]))
+    status = result.get("api_error_status")
+    errors = result.get("errors")
+    text = result.get("result") or said or ("; ".join(map(str, errors)) if isinstance(errors, list) else "")
+    return Ending(status if isinstance(status, int) else None, str(error), str(text or ""))
+
+
+def ending_kind(stream: Stream, result: Optional[Mapping[str, Any]], ending: Ending) -> str:
+    """In DESIGN's order: the result's subtype, terminal_reason and a rejected limit, status and error fields, then the text."""
+    result = result or {}
+    by_text = next((rule.kind for rule in TEXT_RULES if re.search(rule.pattern, ending.text.replace("’", "'"), re.I)), None)
+    by_field = next((rule.kind for rule in FIELD_RULES if ending.error in rule.errors or ending.status in rule.statuses), None)
+    if by_field in REFINED_BY_TEXT and by_text:
+        by_field = by_text
+    first = SUBTYPES.get(str(result.get("subtype"))) or REASONS.get(str(result.get("terminal_reason")))
+    limit = "usage_limit" if stream.rejected else None
+    return first or limit or by_field or by_text or ("unknown" if result else "interrupted")
+
+
+# ---- Workspace: a folder -> Snapshot; two snapshots -> Changes. Reads the disk, changes nothing. ----
+
+def take_snapshot(directory: str, known: Optional[Snapshot] = None, leave_out: Sequence[str] = (),
+                  clock: Callable[[], float] = time.monotonic) -> Snapshot:
+    """Every file and folder below `directory`, at most 20,000 paths or one second; digests of untouched files come from `known`."""
+    paths: Dict[str, Optional[FileState]] = {}
+    deadline = clock() + BASELINE_S
+    skipped = {os.path.abspath(path) for path in leave_out}
+    for folder, folders, files in os.walk(directory):
+        folders[:] = sorted(name for name in folders if name not in UNSEEN_FOLDERS and os.path.join(folder, name) not in skipped)
+        for name in folders + sorted(files):
+            if len(paths) >= BASELINE_PATHS or clock() > deadline:
+                return Snapshot(paths, False)
+            path = os.path.join(folder, name)
+            relative = os.path.relpath(path, directory)
+            paths[relative] = None if name in folders else file_state(path, (known.paths if known else {}).get(relative))
+    return Snapshot(paths)
+
+
+def file_state(path: str, known: Optional[FileState]) -> Optional[FileState]:
+    import hashlib
+    try:
+        info = os.lstat(path)
+        if known and (known.size, known.mtime_ns, known.ctime_ns) == (info.st_size, info.st_mtime_ns, info.st_ctime_ns):
+            return known
+        digest = None
+        if info.st_size <= HASH_LIMIT_BYTES and os.path.isfile(path):
+            with open(path, "rb") as file:
+                digest = hashlib.sha256(file.read(HASH_LIMIT_BYTES)).digest()
+    except OSError:                   # gone or unreadable meanwhile: present, but of unknown content
+        return FileState(-1, 0, 0, None)
+    return FileState(info.st_size, info.st_mtime_ns, info.st_ctime_ns, digest)
+
+
+def compare(before: Snapshot, after: Snapshot) -> Changes:
+    """What the run made, changed and removed. A file whose content is the same again is not changed."""
+    old, new = before.paths, after.paths
+    created = tuple(path for path in new if path not in old)
+    changed = tuple(path for path in new if path in old and differs(old[path], new[path]))
+    deleted = tuple(path for path in old if path not in new) if after.complete else ()
+    return Changes(created, changed, deleted, before.complete and after.complete)
+
+
+def differs(old: Optional[FileState], new: Optional[FileState]) -> bool:
+    if old is None or new is None:
+        return (old is None) != (new is None)
+    if old.digest is not None and new.digest is not None:
+        return old.digest != new.digest
+    return (old.size, old.mtime_ns) != (new.size, new.mtime_ns)
+
+
+# ---- Criteria: words -> Criterion; (criterion, evidence) -> Verdict. Evidence before words. ----
+#
+# A kind is a row of KINDS: read (its words, or None), judge (against evidence), plan (how it will be checked), advice (for a
+# retry). Rows are tried in order and each must understand a criterion whole; what none understands is matched by its words
+# and never counts as proved.
+
+class Token(NamedTuple):
+    text: str
+    quoted: bool
+
+
+class Subject(NamedTuple):
+    names: Tuple[str, ...]
+    either: bool = False
+
+
+class Finding(NamedTuple):
+    """What was found for one file or text of a criterion."""
+    met: bool
+    confidence: str
+    evidence: str
+    short: str = ""
+
+
+TOKEN = re.compile(r"`([^`]+)`|(?<![\w=])(?:\"([^\"]+)\"|“([^”]+)”|'([^']+)')(?!\w)"
+                   r"|((?:[^\s,;\"“”'`]|(?<=\w)'(?=\w)|(?<=[=(:\[])[\"'][^\"']*[\"']|(?<=\d),(?=\d))+)|([,;])")
+BARE_NAMES = {"makefile", "dockerfile", "readme", "license", "changelog", "procfile", "gemfile", "rakefile", "jenkinsfile", "vagrantfile"}
+FILE_NOUNS = {"file", "files", "folder", "folders", "directory", "directories", "script", "module"}
+NAME_NOISE = FILE_NOUNS | {"the", "a", "an", "both", "new", "all", "of", "named", "called", "at", "path", "and", "or", "either"}
+NOT_NAMES = {"structure", "layout", "listing", "content", "contents", "size", "that", "which", "it", "is", "was"}
+TARGET_NOISE = {"the", "a", "an", "port", "function", "class", "file", "named", "called", "endpoint", "variable", "constant", "string",
+                "text", "word", "line", "value", "method", "key", "both", "either", "at", "least"}
+STOP_WORDS = set("the a an and or of to in on at for with without from by is are was be been has have it its that this these as all any "
+                 "should must will can not no file files code exists contains includes output".split())
+HERE = {"", "here", "the working directory", "the current directory", "the directory", "the project", "the repo", "the repository", "the root",
+        "the project root", "the root directory", "the folder", "the current folder", "the workspace", "disk"}
+
+
+def tokenize(text: str) -> List[Token]:
+    tokens = []
+    for match in TOKEN.finditer(text):
+        quoted = match[1] or match[2] or match[3] or match[4]
+        word = quoted or match[6] or (match[5] or "").rstrip(".:!") or match[5]
+        tokens.append(Token(word, bool(quoted)))
+    return tokens
+
+
+def looks_like_path(word: str) -> bool:
+    if "://" in word or not re.fullmatch(r"[\w.@+~/*-]+", word):
+        return False
+    return "/" in word or word.lower() in BARE_NAMES or bool(re.fullmatch(r"(?:[\w@+~-][\w.@+~-]*)?\.[A-Za-z][\w.-]{0,15}", word))
+
+
+def read_names(segment: str) -> Optional[Subject]:
+    """The files or folders that a phrase such as "Files a.py and b.py" names; None if it says anything else as well."""
+    tokens = tokenize(segment)
+    lower = [token.text.lower() for token in tokens]
+    names = []
+    for at, token in enumerate(tokens):
+        beside_noun = lower[at - 1:at] and lower[at - 1] in FILE_NOUNS | {"named", "called"} or lower[at + 1:at + 2] in (["folder"], ["directory"])
+        if token.quoted or looks_like_path(token.text):
+            names.append(token.text)
+        elif lower[at] in NAME_NOISE or lower[at] == ",":
+            continue
+        elif beside_noun and lower[at] not in NOT_NAMES and re.fullmatch(r"[\w.@+-]+", token.text):
+            names.append(token.text)
+        else:
+            return None
+    both_ways = "or" in lower and "and" in lower
+    return Subject(tuple(names), "or" in lower) if names and not both_ways else None
+
+
+def read_targets(segment: str) -> Optional[Tuple[Tuple[str, ...], bool, bool]]:
+    """What has to be found: (targets, either, literal). "A, B and C" are three, "A or B" either; quoted ones are taken as they
+    stand, words without quotes lose articles and nouns such as "port" or "function"."""
+    groups: List[List[Token]] = [[]]
+    lower = [token.text.lower() for token in tokenize(segment) if not token.quoted]
+    for token in tokenize(segment):
+        if not token.quoted and token.text.lower() in (",", ";", "and", "or", "&"):
+            groups.append([])
+        elif token.quoted or token.text.lower() not in TARGET_NOISE:
+            groups[-1].append(token)
+    phrases = [group for group in groups if group]
+    if not phrases or ("or" in lower and "and" in lower):
+        return None
+    literal = all(any(t.quoted for t in group) or (len(group) == 1 and is_symbol(group[0].text)) for group in phrases)
+    plain = len(phrases) == 1 and len(phrases[0]) == 1 and lower[:1] not in (["a"], ["an"])
+    targets = tuple(" ".join(t.text for t in ([t for t in group if t.quoted] or group)) for group in phrases)
+    return targets, "or" in lower, literal or plain
+
+
+def is_symbol(word: str) -> bool:
+    """Whether a word is a name or value out of code rather than out of a sentence."""
+    return bool(re.search(r"[\d_=()\[\]{}<>/\\.:@$#*+-]", word)) or word != word.lower()
+
+
+# -- searching texts
+
+def target_pattern(target: str) -> str:
+    """A target as a pattern: white space and quote style don't matter, but it must stand as whole words (120 is not in 1200)."""
+    parts = re.findall(r"\w+|\s+|[^\w\s]", target.strip())
+    pattern, previous = "", ""
+    for part in parts:
+        if part.isspace():
+            continue
+        both_words = previous and (previous[-1].isalnum() or previous[-1] == "_") and (part[0].isalnum() or part[0] == "_")
+        pattern += (r"\s+" if both_words else r"\s*" if previous else "") + (r"[\"'`]" if part in "\"'`“”" else re.escape(part))
+        previous = part
+    head = r"(?<![\w.-])" if parts[0][0].isdigit() else r"(?<!\w)" if parts[0][0].isalnum() or parts[0][0] == "_" else ""
+    tail = r"(?!\w|\.\d)" if parts[-1][-1].isdigit() else r"(?!\w)" if parts[-1][-1].isalnum() or parts[-1][-1] == "_" else ""
+    return head + pattern + tail
+
+
+def search(target: str, literal: bool, text: str) -> Optional[Tuple[int, bool]]:
+    """Where a target stands in a text: (line number, whether just as it is written). A target without capitals is found in
+    capitals too, and the words of a description may stand apart and have endings; that is less than as written."""
+    found = re.search(target_pattern(target), text)
+    other_case = None if found or target != target.lower() else re.search(target_pattern(target), text, re.I)
+    if found or other_case:
+        return text.count("\n", 0, (found or other_case).start()) + 1, bool(found)
+    if literal:
+        return None
+    stems = [re.escape(word.rstrip("s")) for word in telling_words(target)]
+    places = [re.search(rf"(?<![a-z]){stem}(?:s|es|d|ed|ing|er)?(?![a-z])", text, re.I) for stem in stems]
+    if not places or not all(places):
+        return None
+    return text.count("\n", 0, min(place.start() for place in places if place)) + 1, False
+
+
+def telling_words(text: str) -> List[str]:
+    return [word for word in re.findall(r"[\w.]*\w", text.lower()) if word not in STOP_WORDS and (len(word) > 2 or word.isdigit())]
+
+
+def read_file(path: str) -> Optional[str]:
+    """The text of a regular file (at most 16 MiB of it), None if there is none."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read(SEARCH_LIMIT_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def line_of(text: str, number: int) -> str:
+    return shorten(text.split("\n")[number - 1], 80)
+
+
+def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> Verdict:
+    """One verdict of several findings: all must hold, or one where the criterion says "or"."""
+    good = [finding for finding in findings if finding.met]
+    met = bool(good) if either else len(good) == len(findings)
+    telling = good[:1] if either and met else findings if met else [finding for finding in findings if not finding.met]
+    confidence = weakest(finding.confidence for finding in telling) or "weak"
+    short = telling[0].short if len(telling) == 1 else ""
+    return Verdict(criterion, met, confidence, "; ".join(dict.fromkeys(finding.evidence for finding in telling)), short)
+
+
+# -- file_exists
+
+DONE = "created|written|updated|changed|modified|generated|added|saved|deleted|removed"
+EXISTS = re.compile(rf"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now )?(?:exists?|(?:is|are) (?:present|there))|no longer exists?"
+                    rf"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been) (?:not )?(?P<done>{DONE}))"
+                    r"(?:\s+(?:at|in|under|inside|on)\s+(?P<place>.+?))?[.!]?", re.I)
+MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies|deletes?|removes?)"
+                   r"\s+(?P<subject>.+?)[.!]?", re.I)
+REMOVING = re.compile(r"not|n['’]t|no longer|delete|remove", re.I)
+
+
+def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
+    alone = tokenize(text)
+    if len(alone) == 1 and looks_like_path(alone[0].text):
+        return Criterion(text, "file_exists", (alone[0].text,))
+    match = EXISTS.fullmatch(text) or MAKES.fullmatch(text)
+    if not match:
+        return None
+    place = (match.groupdict().get("place") or "").strip()
+    named = read_names(match["subject"])
+    folder = None if place.lower() in HERE else read_names(place)
+    if place.lower() not in HERE and (folder is None or len(folder.names) > 1):
+        return None
+    if folder and named is None:
+        if not set(re.findall(r"\w+", match["subject"].lower())) & FILE_NOUNS:
+            return None
+        named, folder = folder, None
+    if named is None:
+        return None
+    negated = bool(REMOVING.search(match["verb"]))
+    written = not negated and bool(match.groupdict().get("done") or match.re is MAKES)
+    names = tuple(os.path.join(folder.names[0], name) for name in named.names) if folder else named.names
+    return Criterion(text, "file_exists", names, either=named.either, negated=negated, needs="written" if written else "")
+
+
+def judge_exists(criterion: Criterion, evidence: Evidence) -> Verdict:
+    findings = [find_path(name, criterion, evidence) for name in criterion.names]
+    return combine(criterion, findings, criterion.either and not criterion.negated)
+
+
+def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
+    path = os.path.join(evidence.directory, os.path.expanduser(name))
+    there = os.path.lexists(path) if criterion.negated else os.path.exists(path)
+    history, known = path_history(path, evidence)
+    aside = f" ({history})" if history else ""
+    if criterion.negated:
+        return Finding(not there, "proved", f"{name} {'is there' if there else 'does not exist'}{aside}", "it is still there" if there else "")
+    if not there:
+        elsewhere = [other for other in evidence.changes.written if os.path.basename(other) == os.path.basename(name.rstrip("/"))]
+        return Finding(False, "proved", f"{name} does not exist" + (f" ({elsewhere[0]} does)" if elsewhere else ""), "it was not there")
+    what = f"{name} exists ({describe_path(path)})"
+    if criterion.needs != "written":
+        return Finding(True, "proved", f"{what}, {history if known else 'probably ' + history}" if history else what)
+    if not known:
+        return Finding(True, "weak", f"{what}; whether this run wrote it is not known")
+    return Finding(history != "was there before, unchanged", "proved", f"{what}, {history}", "it was there before and was not changed")
+
+
+def describe_path(path: str) -> str:
+    return f"a folder, {plural(len(os.listdir(path)), 'item')} in it" if os.path.isdir(path) else plural(os.path.getsize(path), "byte")
+
+
+def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
+    """What this run did to a path, in words, and whether that is known for certain."""
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(evidence.directory))
+    changes = evidence.changes
+    for words, paths in (("created by this run", changes.created), ("changed by this run", changes.changed), ("deleted by this run", changes.deleted)):
+        if relative in paths:
+            return words, changes.complete
+    if any(other.startswith(relative + os.sep) for other in changes.written):
+        return "changed by this run", changes.complete
+    if relative in evidence.before.paths:
+        return "was there before, unchanged", True
+    return "", False
+
+
+# -- contains, output: a text is looked for in files, in what commands printed, or in the answer
+
+NEGATION = r"(?P<not>(?:(?:does|do|did|is|are|should|must|may|can)(?: not|n['’]t)|never|no longer|cannot) )?"
+SHOULD = r"(?:should |must |also )?"
+CONTAINS = re.compile(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?)"
+                      r"\s+(?P<target>.+?)", re.I)
+NONE_IN = re.compile(r"(?:there (?:is|are) )?no (?P<target>.+?) (?:in|inside|within) (?P<subject>.+?)[.!]?", re.I)
+PRONOUNS = {"", "it", "file", "the file", "this file", "code", "the code", "the script", "and"}
+OUTPUT = re.compile(rf"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+{NEGATION}{SHOULD}"
+                    r"(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|(?P<matches>matches))"
+                    r"|(?:it )?(?:prints?|displays?|outputs?))\s+(?P<target>.+?)", re.I)
+RESPONSE = re.compile(rf"(?:the |claude['’]s )?(?:final )?(?:response|answer|reply)\s+{NEGATION}{SHOULD}"
+                      r"(?:contains?|mentions?|includes?|shows?|has|names?)\s+(?P<target>.+?)", re.I)
+
+
+def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
+    match = NONE_IN.fullmatch(text) or CONTAINS.fullmatch(text)
+    targets = read_targets(match["target"]) if match else None
+    if not match or targets is None:
+        return None
+    words = (match["subject"] or "").strip()
+    also = re.fullmatch(r"(.+?) (?:exists|is (created|written|updated)|was (created|written|updated)) and", words, re.I)
+    words = also[1] if also else words
+    named = None if words.lower() in PRONOUNS else read_names(words)
+    if named is None and words.lower() not in PRONOUNS:
+        return None
+    negated = match.re is NONE_IN or bool(match["not"])
+    holds = not negated and match["verb"].lower().startswith(("include", "ha", "contain"))
+    if named is None and holds and all(map(looks_like_path, targets[0])):
+        return Criterion(text, "file_exists", targets[0], either=targets[1])
+    where = named or subject
+    if where.either and len(where.names) > 1:
+        return None
+    needs = "written" if also and (also[2] or also[3]) else ""
+    return Criterion(text, "contains", where.names, targets[0], targets[1], negated, needs, "file", literal=targets[2])
+
+
+def read_output(text: str, subject: Subject) -> Optional[Criterion]:
+    for pattern, where in ((OUTPUT, "bash"), (RESPONSE, "response")):
+        match = pattern.fullmatch(text)
+        if match:
+            break
+    else:
+        return None
+    negated = bool(match["not"])
+    expression = re.fullmatch(r"`?/(.+)/`?[.!]?", match["target"].strip()) if match.groupdict().get("matches") else None
+    if expression:
+        return Criterion(text, "output", targets=(expression[1],), negated=negated, where="regex")
+    targets = read_targets(match["target"])
+    return Criterion(text, "output", (), targets[0], targets[1], negated, where=where, literal=targets[2]) if targets else None
+
+
+def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
+    """In the named files; else in those that this run wrote; else, for want of files, in Claude's last text, weakly."""
+    if criterion.names:
+        missing = [name for name in criterion.names if read_file(os.path.join(evidence.directory, name)) is None]
+        if missing:
+            return Verdict(criterion, False, "proved", f"{missing[0]} is not there to be read", f"{missing[0]} was not there")
+        written = [find_path(name, criterion, evidence) for name in criterion.names if criterion.needs]
+        stale = [finding for finding in written if not finding.met]
+        if stale:
+            return Verdict(criterion, False, "proved", stale[0].evidence, stale[0].short)
+        verdicts = [search_files(criterion, [name], evidence, "proved") for name in criterion.names]
+        return next((verdict for verdict in verdicts if not verdict.met), verdicts[0])
+    written = [path for path in evidence.changes.written if os.path.isfile(os.path.join(evidence.directory, path))]
+    if written:
+        return search_files(criterion, written, evidence, "proved" if evidence.changes.complete else "weak")
+    if criterion.negated:
+        every = [path for path, state in evidence.before.paths.items() if state is not None]
+        return search_files(criterion, every, evidence, "weak")
+    return search_texts(criterion, [("Claude's last text", evidence.text)], "weak")
+
+
+def search_files(criterion: Criterion, names: Sequence[str], evidence: Evidence, best: str) -> Verdict:
+    texts = [(name, read_file(os.path.join(evidence.directory, name)) or "") for name in names]
+    return search_texts(criterion, texts, best)
+
+
+def search_texts(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Verdict:
+    """Look for the targets in named texts; `best` is the most that such a finding can prove."""
+    findings = [find_target(target, criterion, texts, best) for target in criterion.targets]
+    return combine(criterion, findings, criterion.either and not criterion.negated)
+
+
+def find_target(target: str, criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Finding:
+    for name, text in texts:
+        place = search(target, criterion.literal, text)
+        if place:
+            confidence = best if place[1] and (criterion.literal or " " in target) else "weak"
+            where = f"{name} line {place[0]}"
+            return Finding(not criterion.negated, confidence, f"{where}: {line_of(text, place[0])}", f"{where} has it")
+    names = shorten(", ".join(name for name, _ in texts), 80) or "no file"
+    return Finding(criterion.negated, best if criterion.literal else "weak", f"{target!r} is not in {names}", f"it was not in {names}")
+
+
+def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
+    """In what Bash calls printed; else in the last text. Never in prompts, tool inputs or what was read."""
+    calls = [call for call in evidence.calls if call.name == "Bash" and call.finished]
+    printed = [(f"output of {shorten(bash_command(call), 60)!r}", bash_output(call)) for call in calls]
+    answer = [("Claude's last text", evidence.text)]
+    if criterion.where == "response":
+        return search_texts(criterion, answer, "weak" if criterion.negated else "proved")
+    look = match_texts if criterion.where == "regex" else search_texts
+    if not calls:
+        return look(criterion, answer, "weak" if criterion.negated else "proved")
+    verdict = look(criterion, printed, "proved")
+    if verdict.met or criterion.negated:
+        return verdict
+    said = look(criterion, answer, "weak")
+    return said if said.met else verdict
+
+
+def match_texts(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Verdict:
+    try:
+        pattern = re.compile(criterion.targets[0], re.M)
+    except re.error as error:
+        return Verdict(criterion, False, "proved", f"/{criterion.targets[0]}/ is no regular expression: {error}")
+    for name, text in texts:
+        found = pattern.search(text)
+        if found:
+            return Verdict(criterion, not criterion.negated, best, f"{name}: {shorten(found[0], 80)}")
+    names = shorten(", ".join(name for name, _ in texts), 80)
+    return Verdict(criterion, criterion.negated, best, f"/{criterion.targets[0]}/ matches nothing in {names}")
+
+
+def bash_command(call: ToolCall) -> str:
+    return str(call.input.get("command", ""))
+
+
+def bash_output(call: ToolCall) -> str:
+    """What the command printed, without the line in which the CLI tells its exit code."""
+    return re.sub(r"\A(?:Error: )?Exit code \d+\n?", "", call.output)
+
+
+# -- no_errors
+
+FAULTS = r"(?:errors?|exceptions?|failures?)"
+NO_ERRORS = re.compile(rf"(?:there (?:are|were) )?no (?P<names>.*?)\s*{FAULTS}(?: messages?)?"
+                       r"(?: (?:occur(?:s|red)?|appears?|(?:is|are) (?:shown|raised|reported)|reported|in (?:the )?output))*[.!]?", re.I)
+WITHOUT = re.compile(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: successfully)?"
+                     rf" without (?:any )?{FAULTS}[.!]?", re.I)
+ANYTHING = {"", "it", "code", "the code", "script", "the script", "program", "the program", "everything", "command", "the command"}
+TESTS_PASS = re.compile(r"(?:all |the )*(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green|passing))[.!]?", re.I)
+ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
+NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or) {ERROR_NAME})*)[.!]?")
+SCRIPT = re.compile(r"[\w./-]+\.(?:py|js|ts|sh|rb|go|rs)\b|\b(?:pytest|make(?: \w+)?|npm (?:run )?\w+|cargo \w+|go \w+)\b")
+TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): ", re.M)
+READERS = re.compile(r"^\s*(?:cat|less|head|tail|grep|rg|ls|find|echo|sed -n|git (?:log|show|diff))\b")
+
+
+def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
+    match = NAMED_ERROR.fullmatch(text) or NO_ERRORS.fullmatch(text)
+    if match:
+        tokens = [token for token in tokenize(match["names"]) if token.quoted or token.text.lower() not in (",", "or", "and")]
+        understood = match.re is NAMED_ERROR or all(token.quoted for token in tokens)
+        return Criterion(text, "no_errors", targets=tuple(token.text for token in tokens), where="bash") if understood else None
+    if TESTS_PASS.fullmatch(text):
+        return Criterion(text, "no_errors", ("test",), needs="ran", where="bash", literal=False)
+    match = WITHOUT.fullmatch(text)
+    if not match or match["subject"].strip().lower() in ANYTHING:
+        return Criterion(text, "no_errors", needs="ran", where="bash") if match else None
+    named = read_names(match["subject"])
+    return Criterion(text, "no_errors", named.names, needs="ran", where="bash") if named else None
+
+
+def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
+    """By the results of Bash calls alone. A failed call is repaired when the same command or script succeeds later."""
+    calls = [call for call in evidence.calls if call.name == "Bash" and call.finished]
+    if criterion.targets:
+        return judge_named_errors(criterion, calls)
+    about = [call for call in calls if not criterion.names or any(name in bash_command(call) for name in criterion.names)]
+    if not about:
+        aside = f" with {criterion.names[0]!r} in it" if criterion.names and calls else ""
+        return Verdict(criterion, criterion.needs != "ran", "weak", f"no command was run{aside}")
+    for at, call in enumerate(about):
+        trouble = call_trouble(call)
+        if trouble and not any(same_work(call, later) and not call_trouble(later) for later in about[at + 1:]):
+            return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}")
+    certain = criterion.literal and all(call.failed is not None for call in about)
+    told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"
+    return Verdict(criterion, True, "proved" if certain else "weak", told)
+
+
+def judge_named_errors(criterion: Criterion, calls: Sequence[ToolCall]) -> Verdict:
+    for at, call in enumerate(calls):
+        for target in criterion.targets:
+            clean_later = any(same_work(call, later) and not search(target, True, bash_output(later)) for later in calls[at + 1:])
+            if search(target, True, bash_output(call)) and not clean_later:
+                return Verdict(criterion, False, "proved", f"{target} in the output of {shorten(bash_command(call), 60)!r}")
+    told = f"{' or '.join(criterion.targets)} is in the output of none of {plural(len(calls), 'command')}"
+    return Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run")
+
+
+def call_trouble(call: ToolCall) -> str:
+    """What went wrong in a Bash call, or "": its exit code, or an error in the output of a command that does not merely read."""
+    output = bash_output(call)
+    if call.failed:
+        return shorten(call.output.replace("\n", " · "), 120)
+    found = TROUBLE.search(output)
+    if found and not READERS.match(bash_command(call)):
+        return shorten(output[found.start():].strip().split("\n")[-1 if found[0].startswith("Traceback") else 0], 120)
+    return ""
+
+
+def same_work(first: ToolCall, later: ToolCall) -> bool:
+    """The same command, spacing apart, or one on the same script or test target."""
+    commands = [" ".join(bash_command(call).split()) for call in (first, later)]
+    targets = [set(SCRIPT.findall(command)) for command in commands]
+    return commands[0] == commands[1] or bool(targets[0] and targets[0] <= targets[1])
+
+
+# -- command
+
+INTERPRETERS = (r"python(?:3(?:\.\d+)?)?(?! (?:script|program|code|file)\b)|node|npm|npx|pytest|make(?! (?:sure|it|the|a)\b)"
+                r"|go (?:run|test|build|vet|install|generate)|cargo|bash|sh|ruby|java|deno|bun|uv|pip")
+RUNNING = r"(?:(?:[Tt]he )?(?:[Cc]ommand|[Rr]unning|[Rr]un|[Ee]xecuting|[Ee]xecute|[Cc]alling)\s+)?"
+SUCCEEDS = (r"(?:succeeds?|pass(?:es)?|works?|runs?(?: successfully)?(?: without (?:any )?errors?)?|completes(?: successfully)?"
+            r"|exits? (?:with (?:code |status )?)?0|returns (?:exit code )?0)")
+PRINTS = r"(?:prints?|outputs?|shows?|displays?|gives|returns|produces|->|→|=>)"
+ENDS = rf"(?:{SUCCEEDS}|{PRINTS}\s+(?P<target>.+?))"
+QUOTED_COMMAND = re.compile(rf"{RUNNING}`(?P<command>[^`]+)`(?:\s+{ENDS})?[.!]?", re.S)
+BARE_COMMAND = re.compile(rf"{RUNNING}(?P<command>(?:(?:{INTERPRETERS})\s+\S|\./\S)[^`]*?|pytest|make)\s+{ENDS}[.!]?", re.S)
+
+
+def read_command(text: str, subject: Subject) -> Optional[Criterion]:
+    match = QUOTED_COMMAND.fullmatch(text) or BARE_COMMAND.fullmatch(text)
+    if not match or (looks_like_path(match["command"]) and not match["command"].startswith(("./", "/"))):
+        return None                   # `main.py` names a file; `./main.py` is a command
+    if match["target"] is None:
+        return Criterion(text, "command", command=match["command"].strip())
+    targets = read_targets(match["target"])
+    if targets is None:
+        return None
+    return Criterion(text, "command", (), targets[0], targets[1], command=match["command"].strip(), literal=targets[2])
+
+
+def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
+    if evidence.run is None:
+        return Verdict(criterion, False, "weak", "not run: commands are run only after an agent that did its part")
+    result = evidence.run(criterion.command)
+    ending = result.note or f"exit code {result.exit_code}"
+    tail = shorten(" ".join(result.output.strip().split("\n")[-3:]), 160)
+    told = f"{criterion.command!r}: {ending}" + (f"; it printed: {tail}" if tail else "; it printed nothing")
+    if result.exit_code is None or (result.exit_code != 0 and not (criterion.targets and criterion.literal)):
+        return Verdict(criterion, False, "proved", told)
+    if not criterion.targets:
+        return Verdict(criterion, True, "proved", told)
+    if not criterion.literal:
+        return Verdict(criterion, True, "weak", told + "; whether that is what was meant is not certain")
+    found = search_texts(criterion, [("its output", result.output)], "proved")
+    if not found.met:
+        return found._replace(evidence=f"{told}; {found.evidence}")
+    return found._replace(evidence=told, confidence=found.confidence if result.exit_code == 0 else "weak")
+
+
+# -- keywords: what no other kind understands
+
+def read_keywords(text: str, subject: Subject) -> Optional[Criterion]:
+    negated = bool(re.search(r"\b(?:no|not|never|without|none|cannot)\b|n['’]t\b", text, re.I))
+    return Criterion(text, "keywords", targets=tuple(dict.fromkeys(telling_words(text))), negated=negated, literal=False)
+
+
+def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
+    """All telling words in what this run wrote, what tools returned and the last text together: weak, whatever comes out."""
+    if not criterion.targets:
+        return Verdict(criterion, False, "weak", "it names nothing that can be checked")
+    files = [read_file(os.path.join(evidence.directory, path)) or "" for path in evidence.changes.written]
+    everything = "\n".join([*evidence.changes.written, *files, *(call.output for call in evidence.calls), evidence.text])
+    missing = [word for word in criterion.targets if not search(word, False, everything)]
+    if criterion.negated:
+        return Verdict(criterion, False, "weak", "a negative that cannot be checked mechanically; name the file and the text that must not be in it")
+    told = f"its words were not found: {', '.join(missing)}" if missing else "all its telling words were found in files, tool results or the answer"
+    return Verdict(criterion, not missing, "weak", told)
+
+
+# -- the table
+
+class Kind(NamedTuple):
+    name: str
+    read: Callable[[str, Subject], Optional[Criterion]]
+    judge: Callable[[Criterion, Evidence], Verdict]
+    plan: Callable[[Criterion], str]
+    advice: Callable[[Criterion], str]
+
+
+def quoted_list(items: Sequence[str]) -> str:
+    return ", ".join(repr(item) for item in items)
+
+
+def looking_for(criterion: Criterion) -> str:
+    return f"look {'that there is no' if criterion.negated else 'for'} {quoted_list(criterion.targets)}"
+
+
+KINDS: Tuple[Kind, ...] = (
+    Kind("command", read_command, judge_command,
+         lambda c: f"run {c.command!r}" + (f", look for {quoted_list(c.targets)} in its output" if c.targets else ", exit code 0"),
+         lambda c: "make the command succeed" + (f" and print {quoted_list(c.targets)}" if c.targets else "")),
+    Kind("output", read_output, judge_output,
+         lambda c: looking_for(c) + (" in Claude's last text" if c.where == "response" else " in what Bash calls printed"),
+         lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the "
+                   + ("answer" if c.where == "response" else "output of a command")),
+    Kind("no_errors", read_no_errors, judge_no_errors,
+         lambda c: f"no Bash call may end with {quoted_list(c.targets) or 'an error that is not repaired later'}",
+         lambda c: "run the code and make it work without errors"),
+    Kind("file_exists", read_exists, judge_exists,
+         lambda c: f"{quoted_list(c.names)} must " + ("not exist" if c.negated else "be new or changed" if c.needs else "exist"),
+         lambda c: "remove it" if c.negated else "actually write the file" if c.needs else "actually create the file"),
+    Kind("contains", read_contains, judge_contains,
+         lambda c: f"{looking_for(c)} in {quoted_list(c.names) or 'the files that the run writes'}",
+         lambda c: f"{'take' if c.negated else 'put'} {quoted_list(c.targets)} {'out of' if c.negated else 'into'} {', '.join(c.names) or 'the file'}"),
+    Kind("keywords", read_keywords, judge_keywords,
+         lambda c: f"look for the words {', '.join(c.targets)}; never counts as proved" if c.targets else "it names nothing that can be checked",
+         lambda c: "make sure that this holds"),
+)
+KIND = {kind.name: kind for kind in KINDS}
+
+
+def read_criteria(texts: Iterable[str]) -> Tuple[Criterion, ...]:
+    """Each criterion with its kind; "Contains Y" without a file speaks of the file that the nearest earlier criterion names."""
+    criteria: List[Criterion] = []
+    subject = Subject(())
+    for text in texts:
+        words = " ".join(text.split())
+        read = next(filter(None, (kind.read(words, subject) for kind in KINDS)))
+        criteria.append(read._replace(text=text))
+        if read.names and read.kind in ("file_exists", "contains") and not read.negated:
+            subject = Subject(read.names, read.either)
+    return tuple(criteria)
+
+
+def judge(criteria: Sequence[Criterion], evidence: Evidence, strict: bool = False) -> Tuple[Verdict, ...]:
+    """A verdict for each criterion, those that run a command last since that may change files; `strict`: weakly met is not met."""
+    order = sorted(range(len(criteria)), key=lambda at: criteria[at].kind == "command")
+    verdicts = {at: KIND[criteria[at].kind].judge(criteria[at], evidence) for at in order}
+    return tuple(refuse_weak(verdicts[at]) if strict else verdicts[at] for at in range(len(criteria)))
+
+
+def refuse_weak(verdict: Verdict) -> Verdict:
+    weak = verdict.met and verdict.confidence == "weak"
+    return verdict._replace(met=False, evidence=f"only weakly met: {verdict.evidence}") if weak else verdict
+
+
+# ---- Retries: (task, attempts so far) -> what to do next. Pure: the caller sleeps and runs. ----
+
+class Next(NamedTuple):
+    """Another attempt: its prompt, its time limit in seconds, and the session to go on with (None: a fresh one)."""
+    prompt: str
+    timeout: float
+    resume: Optional[str] = None
+
+
+class Stop(NamedTuple):
+    reason: str
+
+
+def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: Optional[float]) -> Union[Next, Stop]:
+    """What follows the last attempt, which did not pass. `longest` is the limit from --timeout: no attempt gets more."""
+    last = attempts[-1]
+    kind = last.error.kind if last.error else "criteria"
+    if kind in STOPPING + LIMITS or kind in ("cancelled", "permission", "budget", "max_turns"):
+        return Stop("")
+    if kind == "interrupted" and last.session_id and not any(a.error and a.error.kind == "interrupted" for a in attempts[:-1]):
+        return Next("continue", last.timeout, last.session_id)
+    if len(attempts) > retries:
+        return Stop("")
+    if kind == "timeout":
+        return longer_attempt(task, attempts, longest)
+    if len(attempts) > 1 and same_failure(attempts[-2], last):
+        return Stop("two attempts failed in exactly the same way and nothing was changed in between")
+    shorter = "Keep the answer short and write long content to files in several steps."
+    return Next(refined_prompt(task, shorter if kind == "token_limit" else refinement(last.verdicts)), last.timeout)
+
+
+def longer_attempt(task: Task, attempts: Sequence[Attempt], longest: Optional[float]) -> Union[Next, Stop]:
+    """After a time limit: half as long again, once."""
+    last = attempts[-1]
+    timeout = min(last.timeout * GROWTH_ON_TIMEOUT, longest or float("inf"))
+    if sum(bool(a.error and a.error.kind == "timeout") for a in attempts) > 1:
+        return Stop("a longer time limit did not help")
+    return Next(last.prompt, timeout) if timeout > last.timeout else Stop("--timeout allows no longer attempt")
+
+
+def same_failure(first: Attempt, second: Attempt) -> bool:
+    def shape(attempt: Attempt) -> Tuple[Any, ...]:
+        return attempt.error and attempt.error[:2], tuple((v.met, v.evidence) for v in attempt.verdicts)
+    return shape(first) == shape(second) and not second.changed_something
+
+
+def refinement(verdicts: Sequence[Verdict]) -> str:
+    """One sentence for each unmet criterion: what was expected, what was found, what to do."""
+    unmet = [(v.criterion, shorten(v.finding or v.evidence, 300)) for v in verdicts if not v.met]
+    return " ".join(f"{criterion.text.rstrip('.')}: {found}; {KIND[criterion.kind].advice(criterion)}." for criterion, found in unmet)
+
+
+def refined_prompt(task: Task, advice: str) -> str:
+    strategy = (task.retry_strategy or "").strip()
+    strategy = strategy[:1].upper() + strategy[1:]
+    strategy += "." if strategy and strategy[-1] not in ".!?" else ""
+    return f"{task.prompt}\n\nIMPORTANT: " + " ".join(part for part in (advice, strategy) if part)
+
+
+# ---- Estimate: (prompt, records) -> seconds. Pure. ----
+
+SIMILAR = 0.25                        # below, two tasks have nothing to say about each other
+HALF_LIFE_S = 30 * 86400              # of a record's weight
+QUANTILE = 0.95
+PRIOR_S = 240                         # a short task of which nothing is known
+PRIOR_PER_WORD_S = 1.5
+SLOW_WORDS = {"test", "install", "refactor", "build", "implement", "migrate", "deploy"}
+COMMON_WORDS = set("the a an and or of to in on at for with from by is are be it its this that what which how please show me i you your".split())
+
+
+def normalise(prompt: str) -> str:
+    """What the history keeps of a prompt: its ordinary words, each once. Values, names with digits and long strings stay out."""
+    words = re.findall(r"(?<![\w\"'=/.-])[a-z]{2,20}(?![\w\"'=/-])", prompt.lower())
+    return " ".join(sorted({word for word in words if word not in COMMON_WORDS}))
+
+
+def similarity(first: str, second: str) -> float:
+    """How much two normalised prompts share: 0 to 1 (Dice's coefficient of their words)."""
+    one, two = set(first.split()), set(second.split())
+    return 2 * len(one & two) / (len(one) + len(two)) if one and two else float(first == second)
+
+
+def estimate_timeout(prompt: str, history: Iterable[Record]) -> Estimate:
+    """A time limit in seconds for `prompt`: a high quantile of how long similar tasks took, weighted by similarity and age.
+
+    Runs that hit their limit count as half as long again, since they took at least that long. Age counts from the newest
+    record. Without similar tasks it is a prior by the prompt's length and verbs. Never under 60 s.
+    """
+    words = normalise(prompt)
+    records = [record for record in history if record.status in ("passed", "failed", "timeout")]
+    newest = max((record.finished_at for record in records), default=0.0)
+    samples = []
+    for record in records:
+        alike = similarity(words, normalise(record.prompt))
+        if alike >= SIMILAR:
+            seconds = record.duration * (GROWTH_ON_TIMEOUT if record.status == "timeout" else 1.0)
+            samples.append((seconds, alike ** 2 * 0.5 ** ((newest - record.finished_at) / HALF_LIFE_S)))
+    if not samples:
+        return prior_estimate(prompt)
+    margin = 1.5 + 2.0 / len(samples) ** 0.5
+    seconds = max(float(MINIMUM_LIMIT_S), weighted_quantile(samples, QUANTILE) * margin)
+    return Estimate(round(seconds, 1), f"p95 of {plural(len(samples), 'similar task')}", len(samples))
+
+
+def prior_estimate(prompt: str) -> Estimate:
+    words = prompt.lower().split()
+    seconds = PRIOR_S + PRIOR_PER_WORD_S * min(len(words), 1000) + (180 if set(words) & SLOW_WORDS else 0)
+    return Estimate(round(seconds, 1), "no similar task yet: by the task's size", 0)
+
+
+def weighted_quantile(samples: Sequence[Tuple[float, float]], share: float) -> float:
+    """The smallest value below or at which `share` of the total weight lies."""
+    total = sum(weight for _, weight in samples)
+    reached = 0.0
+    for value, weight in sorted(samples):
+        reached += weight
+        if reached >= share * total:
+            return value
+    return max(value for value, _ in samples)
+
+
+# ---- History: records in an SQLite file. A store that is down or broken costs one warning, never the task. ----
+
+STORE_VERSION = 1
+TABLES = (
+    "executions (id INTEGER PRIMARY KEY, prompt TEXT, duration REAL, status TEXT, finished_at REAL, spec TEXT, version TEXT, timeout REAL,"
+    " error_kind TEXT, cost_usd REAL, attempts INTEGER)",
+    "attempts (execution INTEGER REFERENCES executions, number INTEGER, duration REAL, timeout REAL, error_kind TEXT, cost_usd REAL)",
+)
+GRADUATION = 10                       # successes, and ten for each failure (the seed's 10:1)
+
+
+class StoreError(CcError):
+    """The history cannot be read or written."""
+
+
+class History:
+    """The store of executions; `path` is an SQLite file, made on the first write, 0600."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def records(self) -> List[Record]:
+        """All executions, oldest first; none if nothing was ever stored."""
+        if not os.path.exists(self.path):
+            return []
+        with self._open() as connection:
+            rows = connection.execute(f"SELECT {', '.join(Record._fields)} FROM executions ORDER BY finished_at").fetchall()
+        return [Record(*row) for row in rows]
+
+    def add(self, record: Record, attempts: Sequence[Attempt]) -> None:
+        with self._open() as connection:
+            holes = ", ".join("?" * len(Record._fields))
+            row = connection.execute(f"INSERT INTO executions ({', '.join(Record._fields)}) VALUES ({holes})", record)
+            connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [
+                (row.lastrowid, a.number, a.duration, a.timeout, a.error.kind if a.error else None, a.cost_usd) for a in attempts])
+
+    def _open(self) -> Any:
+        """A connection within a transaction, as a context manager that commits and closes. Raises StoreError for any trouble."""
+        return sqlite_transaction(self.path)
+
+
+def sqlite_transaction(path: str) -> Any:
+    import contextlib
+
+    @contextlib.contextmanager
+    def transaction() -> Iterator[Any]:
+        try:
+            import sqlite3
+        except ImportError as error:
+            raise StoreError(f"this Python has no sqlite3 ({error})") from None
+        try:
+            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+            with contextlib.closing(connection):
+                prepare_store(connection, path)
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path}: {error}") from None
+    return transaction()
+
+
+def prepare_store(connection: Any, path: str) -> None:
+    """Tables for an empty store; a newer one than this program knows is refused."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > STORE_VERSION:
+        raise StoreError(f"{path} was written by a newer cc_execute (version {version} of the store, this one knows {STORE_VERSION})")
+    if version < STORE_VERSION:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        for table in TABLES:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+        connection.execute(f"PRAGMA user_version = {STORE_VERSION}")
+        connection.execute("COMMIT")
+
+
+def metrics(records: Sequence[Record]) -> Dict[str, Any]:
+    """The seed's metrics: successes, failures, their ratio, graduation (10 successes, and 10 for each failure), spec versions."""
+    successes = sum(record.status == "passed" for record in records)
+    failures = len(records) - successes
+    versions: Dict[Tuple[str, str], List[Record]] = {}
+    for record in records:
+        versions.setdefault((record.spec, record.version), []).append(record)
+    return {
+        "successes": successes, "failures": failures, "ratio": f"{successes}:{failures}",
+        "graduated": successes >= GRADUATION and successes >= GRADUATION * failures,
+        "last_updated": iso_time(max(record.finished_at for record in records)) if records else None,
+        "versions": [version_row(spec, version, rows) for (spec, version), rows in versions.items()],
+    }
+
+
+def version_row(spec: str, version: str, rows: Sequence[Record]) -> Dict[str, Any]:
+    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    return {
+        "spec": spec, "version": version, "since": iso_time(rows[0].finished_at), "runs": len(rows),
+        "successes": sum(row.status == "passed" for row in rows),
+        "typical_duration": round(weighted_quantile([(row.duration, 1.0) for row in rows], 0.5), 1),
+        "timeout": rows[-1].timeout, "cost_usd": round(sum(costs), 6) if costs else None,
+        "errors": sorted({row.error_kind for row in rows if row.error_kind}),
+    }
+
+
+def iso_time(seconds: float) -> str:
+    """ISO 8601 in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+# ---- Bridge: found or started by "Who starts it"; then a synchronous client of its protocol over either WebSocket client ----
+
+class Address(NamedTuple):
+    host: str
+    port: int
+    target: str = "/"
+    token: Optional[str] = None
+    secure: bool = False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{self.target}"
+
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BRIDGE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
+
+
+def bridge_module() -> Any:
+    """ws_bridge.py as a module, from beside this file as it was named or as a symbolic link points; also under `python -P`."""
+    if "ws_bridge" in sys.modules:
+        return sys.modules["ws_bridge"]
+    import importlib.util
+    path = bridge_path()
+    spec = importlib.util.spec_from_file_location("ws_bridge", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["ws_bridge"] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules["ws_bridge"]
+        raise
+    return module
+
+
+def bridge_path() -> str:
+    folders = dict.fromkeys(os.path.dirname(path) for path in (os.path.abspath(__file__), os.path.realpath(__file__)))
+    for folder in folders:
+        path = os.path.join(folder, "ws_bridge.py")
+        if os.path.isfile(path):
+            return path
+    raise NotReady(f"ws_bridge.py is not beside cc_execute.py in {' or '.join(folders)}; put it there: the two files belong together.")
+
+
+def parse_address(url: str) -> Address:
+    from urllib.parse import parse_qs, urlsplit
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
+        raise UsageError(f"--bridge {url!r} is no WebSocket address; expected something like {DEFAULT_BRIDGE}")
+    token = parse_qs(parts.query).get("token", [None])[0]
+    return Address(parts.hostname, port or (443 if parts.scheme == "wss" else 8004), parts.path or "/", token, parts.scheme == "wss")
+
+
+def open_socket(address: Address, timeout: float = 5.0) -> Any:
+    """A connected socket, never through a proxy. `localhost` is tried as 127.0.0.1 first, since the bridge listens there."""
+    import socket
+    hosts = ("127.0.0.1", "::1") if address.host == "localhost" else (address.host,)
+    trouble: Optional[OSError] = None
+    for host in hosts:
+        try:
+            sock = socket.create_connection((host, address.port), timeout)
+        except OSError as error:
+            trouble = trouble or error
+            continue
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return secure_socket(sock, address.host) if address.secure else sock
+    raise trouble or OSError(f"no address for {address.host}")
+
+
+def secure_socket(sock: Any, host: str) -> Any:
+    import ssl
+    return ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+
+
+# -- two WebSocket clients with the same three methods
+
+class BuiltinChannel:
+    """The client that needs nothing but ws_bridge.py's own codec."""
+
+    def __init__(self, address: Address):
+        bridge = bridge_module()
+        self._socket = open_socket(address)
+        self._codec = bridge.Codec(bridge.Role.CLIENT, LINE_LIMIT_CHARS)
+        self._events: List[Any] = []
+        self._closed = ""
+        try:
+            self._shake_hands(bridge, address)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _shake_hands(self, bridge: Any, address: Address) -> None:
+        key, data, answer = bridge.new_key(), b"", None
+        self._socket.sendall(bridge.handshake_request(host_header(address), address.target, key, authorization(address)))
+        while answer is None:
+            piece = self._socket.recv(65536)
+            if not piece:
+                raise NotReady(f"{address} closed the connection during the handshake; is it a bridge?")
+            data += piece
+            try:
+                answer = bridge.parse_response(data, key)
+            except bridge.HandshakeError as error:
+                raise NotReady(f"{address} is no bridge: {error}") from None
+        if answer[0].status != 101:
+            raise refused(address, answer[0].status)
+        self._take(answer[1])
+
+    def send(self, text: str) -> None:
+        self._write(self._codec.send_text(text))
+
+    def receive(self, timeout: float) -> Optional[str]:
+        """The next message; None when none came within `timeout` seconds. Raises BridgeLost at the end of the connection."""
+        import socket
+        while not self._events:
+            if self._closed:
+                raise BridgeLost(self._closed)
+            self._socket.settimeout(timeout)
+            try:
+                data = self._socket.recv(256 * 1024)
+            except socket.timeout:
+                return None
+            except OSError as error:
+                raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+            if not data:
+                raise BridgeLost("the bridge closed the connection")
+            self._take(data)
+        return self._events.pop(0)
+
+    def _take(self, data: bytes) -> None:
+        for event in self._codec.feed(data):
+            name = type(event).__name__
+            if name == "TextMessage":
+                self._events.append(event.text)
+            elif name == "Closed":
+                self._closed = f"the bridge closed the connection ({event.code} {event.reason})".replace(" )", ")")
+        owed = self._codec.owed()
+        if owed:
+            self._write(owed)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._socket.settimeout(30)
+            self._socket.sendall(data)
+        except OSError as error:
+            raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+
+    def close(self) -> None:
+        try:
+            self._socket.settimeout(1)
+            self._socket.sendall(self._codec.send_close(1000))
+        except OSError:
+            pass                      # it is being closed: a peer that has gone already is no trouble
+        self._socket.close()
+
+
+class LibraryChannel:
+    """The same over the websocket-client package."""
+
+    def __init__(self, address: Address):
+        import websocket
+        self._errors = websocket
+        self._socket = websocket.WebSocket(skip_utf8_validation=True)   # it checks byte by byte in Python; decode() below is strict
+        try:
+            self._socket.connect(str(address), socket=open_socket(address), host=host_header(address), suppress_origin=True,
+                                 header=[f"{name}: {value}" for name, value in authorization(address)])
+        except websocket.WebSocketBadStatusException as error:
+            raise refused(address, error.status_code) from None
+        except websocket.WebSocketException as error:
+            raise NotReady(f"{address} is no bridge: {error}") from None
+
+    def send(self, text: str) -> None:
+        try:
+            self._socket.settimeout(30)
+            self._socket.send(text)
+        except (self._errors.WebSocketException, OSError) as error:
+            raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+
+    def receive(self, timeout: float) -> Optional[str]:
+        try:
+            self._socket.settimeout(timeout)
+            opcode, data = self._socket.recv_data()
+        except self._errors.WebSocketTimeoutException:
+            return None
+        except (self._errors.WebSocketException, OSError) as error:
+            raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+        if opcode != self._errors.ABNF.OPCODE_TEXT:
+            raise BridgeLost("the bridge closed the connection")
+        return data.decode("utf-8")
+
+    def close(self) -> None:
+        self._socket.close(timeout=1)
+
+
+Channel = Union[BuiltinChannel, LibraryChannel]
+
+
+def open_channel(address: Address) -> Channel:
+    """A WebSocket connection to the bridge: websocket-client's where that is installed, else the built-in client's."""
+    try:
+        import websocket
+        library = hasattr(websocket, "WebSocketBadStatusException")   # other packages of that name exist
+    except ImportError:
+        library = False
+    return LibraryChannel(address) if library else BuiltinChannel(address)
+
+
+def host_header(address: Address) -> str:
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+
+
+def authorization(address: Address) -> List[Tuple[str, str]]:
+    return [("Authorization", f"Bearer {address.token}")] if address.token else []
+
+
+def refused(address: Address, status: int) -> NotReady:
+    reasons = {401: "it wants another token; set CC_BRIDGE_TOKEN to it", 403: "it takes no connections under this host name"}
+    return NotReady(f"{address} refused the connection (HTTP {status}): {reasons.get(status, 'is it a bridge?')}.")
+
+
+# -- finding and starting
+
+def prove_bridge(address: Address) -> Optional[str]:
+    """The token of the bridge that listens at a loopback address, if it is this user's: it shows that it knows the token in
+    the file before it is shown it, so that a stranger on a port with a stale file gets neither token nor environment.
+
+    None for anything else that listens there. Raises ConnectionRefusedError when nothing does.
+    """
+    import secrets
+    bridge = bridge_module()
+    challenge = secrets.token_hex(16)
+    with open_socket(address) as sock:
+        token = bridge.read_token(address.port)
+        if token is None:
+            return None
+        request = f"GET / HTTP/1.1\r\nHost: {host_header(address)}\r\nX-Bridge-Challenge: {challenge}\r\nConnection: close\r\n\r\n"
+        head = read_head(sock, request.encode())
+    proven = re.search(r"^X-Bridge-Proof:\s*(\w+)\s*$", head, re.I | re.M)
+    return token if proven and secrets.compare_digest(proven[1], bridge.proof(token, challenge)) else None
+
+
+def read_head(sock: Any, request: bytes) -> str:
+    """What answers an HTTP request, up to 16 KiB and for at most 3 s: whoever is silent for so long is no bridge."""
+    data, deadline = b"", time.monotonic() + 3
+    try:
+        sock.sendall(request)
+        while b"\r\n\r\n" not in data and len(data) < 16384 and time.monotonic() < deadline:
+            sock.settimeout(max(0.01, deadline - time.monotonic()))
+            piece = sock.recv(4096)
+            if not piece:
+                break
+            data += piece
+    except OSError:                   # a listener that hangs up or says nothing has given its answer
+        pass
+    return data.decode("latin-1")
+
+
+def connect_bridge(url: Optional[str], say: Callable[[str], None]) -> "BridgeClient":
+    """A client of the named bridge, or of this user's own, which is started when there is none."""
+    import fcntl
+    bridge = bridge_module()
+    try:
+        runtime = str(bridge.runtime_dir())
+        with open(os.path.join(runtime, "start.lock"), "w", opener=private_opener) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)   # several starts at once end with one bridge
+            return connect_named(parse_address(url)) if url else connect_own(runtime, say)
+    except (bridge.BridgeError, OSError) as error:
+        raise NotReady(f"no bridge could be reached or started: {error}.") from None
+
+
+def connect_named(address: Address) -> "BridgeClient":
+    try:
+        token = address.token or (prove_bridge(address) if address.host in LOOPBACK else None) or os.environ.get("CC_BRIDGE_TOKEN")
+        return BridgeClient(address._replace(token=token))
+    except ConnectionRefusedError:
+        if address.host not in LOOPBACK:
+            raise NotReady(f"nothing listens at {address}; start ws_bridge.py there, or leave out --bridge.") from None
+        started = start_bridge(address.port)
+        if started is None:
+            raise NotReady(f"a bridge could not be started at {address}: the port is taken.") from None
+        return BridgeClient(started)
+    except OSError as error:
+        raise NotReady(f"{address} cannot be reached: {error}.") from None
+
+
+def connect_own(runtime: str, say: Callable[[str], None]) -> "BridgeClient":
+    """On the default port, or where a stranger holds it on a free one, which is remembered for the next time."""
+    default = parse_address(DEFAULT_BRIDGE)
+    try:
+        client = use_bridge(default)
+    except ConnectionRefusedError:
+        started = start_bridge(default.port)
+        client = BridgeClient(started) if started else None
+    if client:
+        return client
+    memory = os.path.join(runtime, "bridge.port")
+    words = (read_file(memory) or "").strip()
+    try:
+        client = use_bridge(default._replace(port=int(words))) if words.isdigit() and 0 < int(words) < 65536 else None
+    except ConnectionRefusedError:
+        client = None
+    if client is None:
+        address = start_bridge(0)
+        if address is None:
+            raise NotReady("a bridge could not be started on a free port.")
+        write_private(memory, f"{address.port}\n")
+        client = BridgeClient(address)
+    say(f"port {default.port} is held by something else; using a bridge of this user's own on port {client.address.port}")
+    return client
+
+
+def use_bridge(address: Address) -> Optional["BridgeClient"]:
+    """A client of this user's bridge at `address`; None if what listens there is a stranger or an old copy."""
+    token = prove_bridge(address)
+    if token is None:
+        return None
+    try:
+        return BridgeClient(address._replace(token=token))
+    except (NotReady, BridgeLost):
+        return None
+
+
+def start_bridge(port: int) -> Optional[Address]:
+    """Start ws_bridge.py, detached from the terminal and from our descriptors, with no more of our environment than it needs.
+
+    Its address, or None when the port is taken; NotReady with its own words when it does not start.
+    """
+    import subprocess
+    runtime = str(bridge_module().runtime_dir())
+    environment = {name: value for name, value in own_environment().items() if name in BRIDGE_ENVIRONMENT}
+    command = [sys.executable or "python3", "-I", "-X", "utf8", bridge_path(), "--port", str(port),
+               "--idle-exit", str(BRIDGE_IDLE_S), "--log-file", os.path.join(runtime, "bridge.log")]
+    with open(os.path.join(runtime, "bridge.err"), "w+", opener=private_opener) as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, cwd="/", env=environment,
+                                   start_new_session=True)
+        ready = read_ready_line(process)
+        found = re.search(r"listening on ws://127\.0\.0\.1:(\d+)/", ready)
+        if found:
+            return Address("127.0.0.1", int(found[1]), token=bridge_module().read_token(int(found[1])))
+        process.kill() if process.poll() is None else None
+        errors.seek(0)
+        trouble = shorten(errors.read(), 300)
+    if process.wait() == 3 and port:
+        return None
+    raise NotReady(f"the bridge did not start: {trouble or 'it said nothing'}.")
+
+
+def read_ready_line(process: Any) -> str:
+    """The line by which a bridge says that it listens; "" if it ended or took too long."""
+    import select
+    data, deadline = b"", time.monotonic() + BRIDGE_START_S
+    with process.stdout as pipe:
+        while not data.endswith(b"\n"):
+            readable, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
+            piece = os.read(pipe.fileno(), 4096) if readable else b""
+            if not piece:
+                break
+            data += piece
+    return data.decode("utf-8", "replace")
+
+
+# -- the client
+
+class Started(NamedTuple):
+    process_id: str
+    pid: int
+
+
+class BridgeClient:
+    """A synchronous client of the bridge's protocol: one process at a time, its output handed out as it comes."""
+
+    SILENCE_S = 20                    # so long without a message, the bridge is asked whether it is still there
+    ANSWER_S = 30                     # for any request
+
+    def __init__(self, address: Address):
+        self.address = address
+        self._requests = 0
+        self._waiting: List[Mapping[str, Any]] = []
+        self._channel = self._connect()
+
+    def _connect(self) -> Channel:
+        channel = open_channel(self.address)
+        hello = as_mapping(json.loads(channel.receive(5.0) or "null"))
+        protocol = as_mapping(hello.get("params")).get("protocol")
+        if hello.get("method") == "connected" and protocol == bridge_module().PROTOCOL:
+            return channel
+        channel.close()
+        spoken = f"version {protocol} of the protocol, not {bridge_module().PROTOCOL}" if protocol else "no protocol of a bridge"
+        raise NotReady(f"{self.address} speaks {spoken}.")
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def call(self, method: str, **params: Any) -> Mapping[str, Any]:
+        """The result of a request; CallError if the bridge refuses it. Notifications that come meanwhile are kept for `_next`."""
+        self._requests += 1
+        given = {name: value for name, value in params.items() if value is not None}
+        self._channel.send(json.dumps({"jsonrpc": "2.0", "id": self._requests, "method": method, "params": given}))
+        deadline = time.monotonic() + self.ANSWER_S
+        while True:
+            message = self._receive(max(0.0, deadline - time.monotonic()))
+            if message is None:
+                raise BridgeLost(f"the bridge did not answer {method} within {self.ANSWER_S} s")
+            if "method" in message:
+                self._waiting.append(message)
+            elif message.get("id") == self._requests and "error" in message:
+                error = as_mapping(message["error"])
+                raise CallError(str(error.get("message")), error.get("code", 0), as_mapping(error.get("data")))
+            elif message.get("id") == self._requests:
+                return as_mapping(message.get("result"))
+
+    def _receive(self, timeout: float) -> Optional[Mapping[str, Any]]:
+        text = self._channel.receive(max(timeout, 0.001))
+        return as_mapping(json.loads(text)) if text is not None else None
+
+    def start(self, command: Sequence[str], **params: Any) -> Started:
+        result = self.call("execute", command=list(command), **params)
+        return Started(str(result["process_id"]), int(result["pid"]))
+
+    def follow(self, started: Started, output: Callable[[str, str], None], cancels: Callable[[], int] = lambda: 0) -> Ended:
+        """Hand out a process's output (stream, data) until it has ended. `cancels` is asked several times a second how often
+        it is to be cancelled by now: once to end it with a grace, twice to end it at once. A broken connection is taken up again."""
+        try:
+            return self._follow(started, output, cancels)
+        except BridgeLost:
+            raise
+        except BaseException:         # Ctrl-C in a program that imports this, a full disk: nothing may go on unseen
+            cancel = {"type": "CANCEL", "process_id": started.process_id}
+            self._channel.send(json.dumps({"jsonrpc": "2.0", "id": 0, "method": "control", "params": cancel}))
+            raise
+
+    def _follow(self, started: Started, output: Callable[[str, str], None], cancels: Callable[[], int]) -> Ended:
+        sent = seq = 0
+        heard = time.monotonic()
+        while True:
+            try:
+                message = self._waiting.pop(0) if self._waiting else self._receive(POLL_S)
+                if message is None and time.monotonic() - heard > self.SILENCE_S:
+                    self.call("ping")
+                    heard = time.monotonic()
+                if sent < cancels():
+                    sent += 1
+                    self.cancel(started)
+            except BridgeLost:
+                self._take_up(started, seq)
+                continue
+            if message is None:
+                continue
+            heard = time.monotonic()
+            params = as_mapping(message.get("params"))
+            if params.get("process_id") != started.process_id:
+                continue
+            if message["method"] == "process.output":
+                seq = params["seq"]
+                output(params["type"], params["data"])
+            elif message["method"] == "process.completed":
+                return Ended(params["status"], params["exit_code"], params["signal"], params["duration"], tuple(params["survivors"]))
+
+    def _take_up(self, started: Started, seq: int) -> None:
+        """Connect again and attach to the process where its output was last seen. Raises BridgeLost if that cannot be done."""
+        try:
+            self._channel = self._connect()
+            self.call("attach", process_id=started.process_id, after=seq)
+        except (CcError, OSError, ValueError) as error:
+            raise BridgeLost(f"the connection to the bridge was lost for good: {error}") from None
+
+    def cancel(self, started: Started) -> None:
+        """End a process, or what is left of one that has ended; one that is gone already is no trouble."""
+        try:
+            self.call("control", type="CANCEL", process_id=started.process_id)
+        except CallError as error:
+            if error.code != -32002:
+                raise
+
+    def run(self, command: Sequence[str], output: Callable[[str, str], None], **params: Any) -> Ended:
+        return self.follow(self.start(command, **params), output)
+
+
+# ---- Running: a spec is run task by task, a task attempt by attempt ----
+
+class Options(NamedTuple):
+    """The command line's options, with the same meaning for `run_spec`; seconds and USD."""
+    tasks: Tuple[int, ...] = ()       # --task; empty: all
+    keep_going: bool = False
+    timeout: Optional[float] = None
+    retries: Optional[int] = None
+    model: Optional[str] = None
+    max_turns: Optional[int] = None
+    cwd: str = "."
+    permissions: str = "skip"
+    strict: bool = False
+    bridge: Optional[str] = None
+    store: Optional[str] = None
+    claude: Optional[str] = None
+    output: Optional[str] = None
+
+
+class Limit(NamedTuple):
+    """A time limit in seconds, where it comes from (option, spec, history, default) and what it rests on."""
+    seconds: float
+    source: str
+    basis: Optional[str] = None
+
+
+class Interrupt:
+    """Which signal asked for the end, and how often."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.count = 0
+
+    def handle(self, number: int, frame: Any) -> None:
+        self.signal = self.signal or number
+        self.count += 1
+
+
+class Observer:
+    """Hears what happens while a spec runs; this one keeps silent. The terminal's is below."""
+
+    def say(self, text: str) -> None: ...
+    def task_started(self, task: Task, of: int) -> None: ...
+    def attempt_started(self, number: int, limit: float) -> None: ...
+    def progress(self, doing: str, elapsed: float) -> None: ...
+    def attempt_ended(self, attempt: Attempt) -> None: ...
+    def task_ended(self, result: TaskResult) -> None: ...
+
+
+class Context(NamedTuple):
+    """What all tasks of a run share."""
+    options: Options
+    spec: Spec
+    directory: str                    # --cwd, absolute
+    output_dir: str
+    history: History
+    records: Sequence[Record]
+    interrupt: Interrupt
+    observer: Observer
+    client: Callable[[], BridgeClient]   # connects on first use
+    warnings: List[str]
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self.observer.say(text)
+
+
+def with_options(task: Task, options: Options) -> Task:
+    """The task as the options complete it; an option wins over the spec."""
+    return task._replace(model=options.model or task.model, max_turns=options.max_turns or task.max_turns)
+
+
+def task_directory(task: Task, directory: str) -> str:
+    return os.path.normpath(os.path.join(directory, os.path.expanduser(task.directory))) if task.directory else directory
+
+
+def check_spec(spec: Spec, options: Options) -> str:
+    """The absolute working directory, after checking that every folder and task number that is named is there."""
+    directory = os.path.abspath(options.cwd)
+    if not os.path.isdir(directory):
+        raise UsageError(f"--cwd {options.cwd!r} is no folder; expected one that exists")
+    for task in spec.tasks:
+        if not os.path.isdir(task_directory(task, directory)):
+            raise SpecError(spec.file, task.line, f"directory {task.directory!r}", f"a folder that exists, relative to {directory}")
+    numbers = [task.number for task in spec.tasks]
+    for number in options.tasks:
+        if number not in numbers:
+            raise UsageError(f"--task {number}: {spec.file} has no such task; it has {', '.join(map(str, numbers))}")
+    return directory
+
+
+def choose_limit(task: Task, options: Options, records: Sequence[Record]) -> Limit:
+    if options.timeout is not None:
+        return Limit(options.timeout, "option")
+    if task.timeout is not None:
+        return Limit(task.timeout, "spec")
+    estimate = estimate_timeout(task.prompt, records)
+    return Limit(estimate.seconds, "history" if estimate.samples else "default", estimate.basis)
+
+
+def run_tasks(context: Context) -> List[TaskResult]:
+    """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use."""
+    chosen = [task for task in context.spec.tasks if not context.options.tasks or task.number in context.options.tasks]
+    results: List[TaskResult] = []
+    stopped = False
+    for task in chosen:
+        if stopped or context.interrupt.signal:
+            results.append(TaskResult(task, "skipped"))
+            continue
+        context.observer.task_started(task, len(chosen))
+        result = run_task(with_options(task, context.options), context)
+        results.append(result)
+        context.observer.task_ended(result)
+        remember(result, context)
+        stopped = result.status != "passed" and (not context.options.keep_going or exit_status(result) in (3, 4))
+    return results
+
+
+def run_task(task: Task, context: Context) -> TaskResult:
+    criteria = read_criteria(task.criteria)
+    limit = choose_limit(task, context.options, context.records)
+    retries = context.options.retries
+    retries = (DEFAULT_RETRIES if task.retry_strategy else 0) if retries is None else retries
+    directory = task_directory(task, context.directory)
+    before = take_snapshot(directory, leave_out=[context.output_dir])
+    attempts: List[Attempt] = []
+    step: Union[Next, Stop] = Next(task.prompt, limit.seconds)
+    changes = Changes()
+    while isinstance(step, Next):
+        context.observer.attempt_started(len(attempts) + 1, step.timeout)
+        run = AttemptRun(task, criteria, step, len(attempts) + 1, directory, before, context)
+        attempts.append(run.carry_out(changes))
+        changes = run.changes
+        context.observer.attempt_ended(attempts[-1])
+        good = passed(task, attempts[-1], context.options.strict)
+        step = Stop("") if good else plan_retry(task, attempts, retries, context.options.timeout)
+    if step.reason:
+        context.warn(f"task {task.number} was not tried again: {step.reason}")
+    return TaskResult(task, task_status(task, attempts[-1], context.options.strict), tuple(attempts), changes)
+
+
+def passed(task: Task, attempt: Attempt, strict: bool) -> bool:
+    return attempt.error is None and all(verdict.met for verdict in attempt.verdicts) and bool(task.criteria or not strict)
+
+
+def task_status(task: Task, attempt: Attempt, strict: bool) -> str:
+    if attempt.error is None:
+        return "passed" if passed(task, attempt, strict) else "failed"
+    return {"timeout": "timeout", "stalled": "timeout", "cancelled": "cancelled"}.get(attempt.error.kind, "error")
+
+
+class AttemptRun:
+    """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
+
+    def __init__(self, task: Task, criteria: Sequence[Criterion], step: Next, number: int, directory: str, before: Snapshot,
+                 context: Context):
+        self.task, self.criteria, self.step, self.number = task, criteria, step, number
+        self.directory, self.before, self.context = directory, before, context
+        self.stream = Stream()
+        self.changes = Changes()
+        self.stderr = ""
+        self.transcript = os.path.join(context.output_dir, f"task-{task.number}-attempt-{number}.jsonl")
+        self.environment = agent_environment(own_environment(), step.timeout)
+        self.started_at = time.monotonic()
+        self.result_after: Optional[float] = None     # seconds from the start to the first result
+        self.cause = ""
+
+    def carry_out(self, earlier: Changes) -> Attempt:
+        agent = split_agent(self.context.options.claude or "claude")
+        command = build_command(self.task, self.step.prompt, agent, self.context.options.permissions)
+        command += ["--resume", self.step.resume] if self.step.resume else []
+        process: Optional[Started] = None
+        ended = Ended("failed")
+        try:
+            process = self.start(command)
+            ended = self.follow(process)
+            error = classify_ending(self.stream, ended, self.stderr, time.time())
+        except CallError as refusal:
+            error = start_error(refusal, command[0], self.directory)
+        except (BridgeLost, NotReady) as trouble:
+            error = AgentError("bridge", str(trouble))
+        except OSError as trouble:
+            error = AgentError("unknown", f"The transcript {self.transcript} could not be written: {trouble}.")
+        self.changes = compare(self.before, take_snapshot(self.directory, self.before, [self.context.output_dir]))
+        verdicts = judge(self.criteria, self.evidence(error), self.context.options.strict) if process else ()
+        error = error or denied(self.stream, verdicts)
+        attempt = self.report(command, ended, error, verdicts, earlier)
+        if process and ended.survivors:
+            self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
+        return attempt
+
+    def start(self, command: Sequence[str]) -> Started:
+        return self.context.client().start(command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT", label=f"task {self.task.number}",
+                                           **self.surroundings())
+
+    def surroundings(self) -> Dict[str, Any]:
+        """What makes a process run as if it had been started right here, and under the task's limit."""
+        return {"cwd": self.directory, "env": self.environment, "umask": current_umask(), "timeout": self.step.timeout}
+
+    def follow(self, process: Started) -> Ended:
+        with open(self.transcript, "w", encoding="utf-8", newline="", opener=private_opener) as self.file:
+            ended = self.context.client().follow(process, self.take, self.cancels)
+        self.stream.finish()
+        late = ended.status == "timeout" and (self.result_after is None or self.result_after >= self.step.timeout)
+        return ended._replace(cause=self.cause, late=late)
+
+    def take(self, source: str, data: str) -> None:
+        if source == "stderr":
+            self.stderr = (self.stderr + data)[-65536:]
+            return
+        self.file.write(data)
+        self.stream.feed(data)
+        if self.stream.results and self.result_after is None:
+            self.result_after = time.monotonic() - self.started_at
+
+    def cancels(self) -> int:
+        """How often the agent has to be cancelled by now: for the user, because the API will never let it in, or since it hangs
+        after its result."""
+        elapsed = time.monotonic() - self.started_at
+        self.context.observer.progress(self.stream.doing, elapsed)
+        if self.context.interrupt.count:
+            self.cause = "user"
+            return min(2, self.context.interrupt.count)
+        if self.stream.doomed:
+            self.cause = self.cause or "doomed"
+        elif self.result_after is not None and elapsed > self.result_after + AFTER_RESULT_S:
+            self.cause = self.cause or "lingering"
+        return int(bool(self.cause))
+
+    def evidence(self, error: Optional[AgentError]) -> Evidence:
+        calls = tuple(self.stream.calls.values())
+        return Evidence(self.directory, self.before, self.changes, calls, self.stream.text, None if error else self.run_command)
+
+    def run_command(self, command: str) -> CommandResult:
+        """Run a criterion's command through the bridge, under the task's limit; nothing of it stays behind."""
+        output: List[str] = []
+        client = self.context.client()
+        self.context.observer.progress(f"checking: {shorten(command, 60)}", time.monotonic() - self.started_at)
+        process = client.start(["sh", "-c", command], label="criterion", **self.surroundings())
+        ended = client.follow(process, lambda source, data: output.append(data), lambda: min(2, self.context.interrupt.count))
+        if ended.survivors:
+            client.cancel(process)
+        good = ended.status == "completed" and ended.exit_code is not None
+        note = "" if good else f"{ended.signal or ended.status} after {ended.duration:.1f} s"
+        return CommandResult(ended.exit_code if good else None, "".join(output), note)
+
+    def end_survivors(self, process: Started, ended: Ended, good: bool) -> None:
+        """What outlived the agent: ended after a failed attempt, told of after a good one (it may be the server that was asked for)."""
+        if good:
+            pids = ", ".join(map(str, ended.survivors))
+            self.context.warn(f"task {self.task.number}: {plural(len(ended.survivors), 'process')} still running: {pids}")
+        else:
+            self.context.client().cancel(process)
+
+    def report(self, command: Sequence[str], ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...],
+               earlier: Changes) -> Attempt:
+        result = self.stream.result or {}
+        return Attempt(
+            self.number, self.step.prompt, tuple(command), self.step.timeout, ended.exit_code, round(ended.duration, 3), self.stream.session_id,
+            cost_usd=result.get("total_cost_usd"), num_turns=result.get("num_turns"), usage=as_mapping(result.get("usage")) or None, error=error,
+            transcript=self.transcript, verdicts=verdicts, text=self.stream.text, changed_something=self.changes != earlier)
+
+
+def current_umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def start_error(refusal: CallError, program: str, directory: str) -> AgentError:
+    reason = refusal.data.get("reason")
+    missing = "is not there" if os.sep in program else "was not found on PATH"
+    if reason in ("not_found", "not_executable"):
+        return make_error("not_found", f"The agent's command {program!r} {missing if reason == 'not_found' else 'is not executable'}")
+    kind = "invalid_request" if refusal.code == -32602 else "unknown"
+    return make_error(kind, f"The bridge could not start {program!r} in {directory}: {refusal}")
+
+
+def denied(stream: Stream, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
+    """A tool that was denied, if a criterion is not met either: seen in the result's permission_denials."""
+    denials = (stream.result or {}).get("permission_denials")
+    if not denials or all(verdict.met for verdict in verdicts):
+        return None
+    tools = sorted({str(as_mapping(denial).get("tool_name")) for denial in denials})
+    advice = "Name the tools with 'Tools:' in the spec, or use --permissions skip."
+    return AgentError("permission", f"Claude was not allowed to use {', '.join(tools)}. {advice}", HINTS["permission"])
+
+
+def exit_status(result: TaskResult) -> int:
+    """What a task means for the exit status: see the table on the first page."""
+    error = result.attempts[-1].error if result.attempts else None
+    if result.status == "passed" or (result.status == "skipped"):
+        return 0
+    if error and (error.kind in STOPPING or (error.kind == "permission" and not result.attempts[-1].session_id)):
+        return 3
+    return 4 if error and error.kind in LIMITS else 1
+
+
+def remember(result: TaskResult, context: Context) -> None:
+    """Put a task's outcome into the history; a store that cannot take it costs a warning."""
+    if result.status == "cancelled" or not result.attempts:
+        return
+    last = result.attempts[-1]
+    record = Record(
+        normalise(result.task.prompt), sum(a.duration for a in result.attempts), result.status, time.time(), os.path.basename(context.spec.file),
+        spec_version(context.spec), last.timeout, last.error.kind if last.error else None, total_cost(result.attempts), len(result.attempts))
+    try:
+        context.history.add(record, result.attempts)
+    except StoreError as error:
+        context.warn(f"the history could not be written: {error}")
+
+
+def spec_version(spec: Spec) -> str:
+    import hashlib
+    return hashlib.sha256(spec.text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def total_cost(attempts: Iterable[Attempt]) -> Optional[float]:
+    """USD of several attempts: the CLI counts a resumed session's earlier turns again, so of each session its last value."""
+    sessions = {a.session_id or id(a): a.cost_usd for a in attempts if a.cost_usd is not None}
+    return round(sum(sessions.values()), 6) if sessions else None
+
+
+# ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
+
+def attempt_document(attempt: Attempt) -> Dict[str, Any]:
+    plain = ("number", "prompt", "timeout", "exit_code", "duration", "session_id", "cost_usd", "num_turns", "usage", "transcript")
+    return {
+        **{name: getattr(attempt, name) for name in plain}, "command": list(attempt.command), "error": attempt.error._asdict() if attempt.error else None,
+        "criteria": [{"text": v.criterion.text, "kind": v.criterion.kind, "met": v.met, "confidence": v.confidence, "evidence": v.evidence}
+                     for v in attempt.verdicts],
+    }
+
+
+def task_document(result: TaskResult) -> Dict[str, Any]:
+    task, changes = result.task, result.changes
+    return {
+        "number": task.number, "title": task.title, "status": result.status, "success": result.status == "passed",
+        "confidence": result.confidence, "text": result.attempts[-1].text if result.attempts else "",
+        "files_changed": {"created": list(changes.created), "changed": list(changes.changed), "deleted": list(changes.deleted)},
+        "attempts": [attempt_document(attempt) for attempt in result.attempts],
+    }
+
+
+def run_document(context: Context, results: Sequence[TaskResult], started_at: float, duration: float) -> Dict[str, Any]:
+    return {
+        "schema": SCHEMA, "spec": context.spec.file, "success": all(result.status == "passed" for result in results),
+        "confidence": weakest(filter(None, (result.confidence for result in results))), "started_at": iso_time(started_at),
+        "duration": round(duration, 3), "cost_usd": total_cost(attempt for result in results for attempt in result.attempts),
+        "output_dir": context.output_dir, "warnings": list(context.spec.warnings) + context.warnings,
+        "tasks": [task_document(result) for result in results],
+    }
+
+
+def plan_document(spec: Spec, options: Options, records: Sequence[Record], warnings: Sequence[str]) -> Dict[str, Any]:
+    """What a run would do; the file's own warnings come with those about criteria and tools."""
+    directory = check_spec(spec, options)
+    agent = split_agent(options.claude or "claude")
+    tasks, found = [], list(spec.warnings) + list(warnings)
+    for task in (with_options(task, options) for task in spec.tasks if not options.tasks or task.number in options.tasks):
+        criteria, limit = read_criteria(task.criteria), choose_limit(task, options, records)
+        found += [f"task {task.number}: {c.text!r} can only be matched by its words and never counts as proved" for c in criteria if c.kind == "keywords"]
+        if task.tools and options.permissions == "skip":
+            found.append(f"task {task.number}: under --dangerously-skip-permissions the list of tools restricts nothing")
+        tasks.append({
+            "number": task.number, "title": task.title, "line": task.line, "prompt": task.prompt, "timeout": limit.seconds,
+            "timeout_source": limit.source, "timeout_basis": limit.basis, "criteria": [criterion_document(criterion) for criterion in criteria],
+            "retry_strategy": task.retry_strategy, "tools": list(task.tools or choose_tools(task.prompt)),
+            "command": build_command(task, None, agent, options.permissions), "cwd": task_directory(task, directory),
+        })
+    return {"schema": SCHEMA, "spec": spec.file, "warnings": found, "tasks": tasks}
+
+
+def criterion_document(criterion: Criterion) -> Dict[str, Any]:
+    told = {name: getattr(criterion, name) for name in ("names", "targets", "either", "negated", "command") if getattr(criterion, name)}
+    return {"text": criterion.text, "kind": criterion.kind, "check": KIND[criterion.kind].plan(criterion), **told}
+
+
+# ---- Terminal: what people read. Verdicts and summary on stdout, progress on stderr. ----
+
+COLOURS = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold": "1"}
+PLAIN_PACE_S = 10                     # without a terminal, at most one line of progress in so many seconds
+
+
+def paint(text: str, colour: str, stream: Any) -> str:
+    wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if wanted else text
+
+
+def verdict_line(verdict: Verdict) -> str:
+    mark = paint("met    ", "green", sys.stdout) if verdict.met else paint("NOT MET", "red", sys.stdout)
+    return f"  {mark}  {shorten(verdict.criterion.text, 300)}\n           {verdict.confidence}: {verdict.evidence}"
+
+
+def tally(verdicts: Iterable[Verdict]) -> str:
+    """"2 proved, 1 weak": on what the criteria that are met rest."""
+    met = [verdict.confidence for verdict in verdicts if verdict.met]
+    return ", ".join(f"{met.count(name)} {name}" for name in reversed(CONFIDENCES) if name in met)
+
+
+class Terminal(Observer):
+    """A live line on stderr while a task runs; a verdict line a criterion on stdout when it has ended."""
+
+    def __init__(self, verdicts: bool = True) -> None:
+        self.verdicts = verdicts      # off under --json: stdout is the document's
+        self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.title, self.attempt, self.limit, self.told, self.told_at, self.shown_at = "", 0, 0.0, "", 0.0, 0.0
+        self.last: Optional[Attempt] = None
+        self.done = 0
+
+    def say(self, text: str) -> None:
+        self._clear()
+        print(f"cc_execute: {text}", file=sys.stderr, flush=True)
+
+    def task_started(self, task: Task, of: int) -> None:
+        self.done += 1
+        self.title, self.last = f"task {self.done}/{of}", None
+        if self.verdicts:
+            print(paint(f"Task {task.number}: {shorten(task.title or task.prompt, 100)}", "bold", sys.stdout), flush=True)
+
+    def attempt_started(self, number: int, limit: float) -> None:
+        self.attempt, self.limit, self.told, self.told_at = number, limit, "", 0.0
+        if self.last:
+            unmet = "; ".join(f"{v.criterion.text} ({v.evidence})" for v in self.last.verdicts if not v.met)
+            self.say(f"{self.title}, attempt {number - 1}: {shorten(self.last.error.message if self.last.error else 'not met: ' + unmet, 300)}")
+        if not self.live:
+            self.say(f"{self.title}, attempt {number}, time limit {limit:g} s")
+
+    def progress(self, doing: str, elapsed: float) -> None:
+        now = time.monotonic()
+        if self.live and (now - self.shown_at >= POLL_S or doing != self.told):
+            import shutil
+            again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
+            line = shorten(f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {doing}", shutil.get_terminal_size().columns - 1)
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+            self.told, self.shown_at = doing, now
+        elif not self.live and doing != self.told and now - self.told_at >= PLAIN_PACE_S:
+            self.told, self.told_at = doing, now
+            print(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", file=sys.stderr, flush=True)
+
+    def attempt_ended(self, attempt: Attempt) -> None:
+        self._clear()
+        self.last = attempt
+
+    def task_ended(self, result: TaskResult) -> None:
+        if not self.verdicts:
+            return
+        last = result.attempts[-1]
+        stopped = last.error and last.error.kind in STOPPING + ("permission",)   # then the next step matters, not what was not done
+        for verdict in () if stopped else last.verdicts:
+            print(verdict_line(verdict))
+        if last.error:
+            print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}")
+        print(task_summary(result), flush=True)
+
+    def _clear(self) -> None:
+        if self.live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def task_summary(result: TaskResult) -> str:
+    """"passed (2 proved) in 1.2 s of 45 s, 1 attempt, $0.0007"."""
+    last = result.attempts[-1]
+    proof = (tally(last.verdicts) or "nothing was checked") if result.status == "passed" else ""
+    cost = total_cost(result.attempts)
+    unknown = any(attempt.cost_usd is None for attempt in result.attempts)
+    words = paint(result.status, "green" if result.status == "passed" else "red", sys.stdout) + (f" ({proof})" if proof else "")
+    return (f"  {words} in {last.duration:.1f} s of {last.timeout:g} s, {plural(len(result.attempts), 'attempt')}"
+            + (f", ${cost:.4f}" if cost is not None else "") + (" and a cost that is not known" if unknown else ""))
+
+
+def run_summary(document: Mapping[str, Any]) -> str:
+    tasks = document["tasks"]
+    good = sum(task["success"] for task in tasks)
+    skipped = sum(task["status"] == "skipped" for task in tasks)
+    cost = document["cost_usd"]
+    return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
+            + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s"
+            + (f", ${cost:.4f}" if cost is not None else "") + f"\nTranscripts and result: {document['output_dir']}")
+
+
+SOURCES = {"spec": "from the spec", "option": "from --timeout", "history": "from the history", "default": "estimated"}
+
+
+def print_plan(document: Mapping[str, Any]) -> None:
+    """A dry run's page: for each task what would be run, how long it may take, and how each criterion would be checked."""
+    print(f"{document['spec']}: {plural(len(document['tasks']), 'task')}; nothing is run")
+    for task in document["tasks"]:
+        print(f"\nTask {task['number']}" + (f": {task['title']}" if task["title"] else "") + f" (line {task['line']})")
+        basis = f": {task['timeout_basis']}" if task["timeout_basis"] else ""
+        limit = f"{task['timeout']:g} s ({SOURCES[task['timeout_source']]}{basis})"
+        rows = (("prompt", shorten(task["prompt"], 200)), ("time limit", limit), ("tools", ", ".join(task["tools"])), ("directory", task["cwd"]),
+                ("on failure", task["retry_strategy"]), ("command", shorten(shlex.join(task["command"]), 400)))
+        for name, value in rows:
+            print(f"  {name:<11} {value}") if value else None
+        for number, criterion in enumerate(task["criteria"], 1):
+            print(f"  {number:>2}. {criterion['text']}\n      {criterion['kind']}: {criterion['check']}")
+        commands = [criterion["command"] for criterion in task["criteria"] if "command" in criterion]
+        print("  will be run by the checks: " + "; ".join(commands)) if commands else None
+    for warning in document["warnings"]:
+        print(f"\n{paint('warning', 'yellow', sys.stdout)}: {warning}")
+
+
+def print_stats(document: Mapping[str, Any]) -> None:
+    graduated = " GRADUATED" if document["graduated"] else ""
+    print(f"Success/Failure ratio: {document['ratio']}{graduated}\nLast updated: {document['last_updated'] or 'never'}")
+    for row in document["versions"]:
+        cost = f", ${row['cost_usd']:.4f}" if row["cost_usd"] is not None else ""
+        errors = f", errors: {', '.join(row['errors'])}" if row["errors"] else ""
+        limit = f" of {row['timeout']:g} s" if row["timeout"] else ""
+        print(f"  {row['spec']} {row['version']} since {row['since']}: {row['successes']} of {plural(row['runs'], 'run')} passed, "
+              f"typically {row['typical_duration']:g} s{limit}{cost}{errors}")
+
+
+# ---- Module: plain data in, plain data out ----
+
+def user_folder(variable: str, fallback: str) -> str:
+    """A folder of the user's by the XDG base directory specification; a relative value there is to be ignored."""
+    base = os.environ.get(variable, "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser(os.path.join("~", fallback)), "cc_execute")
+
+
+def open_history(options: Options) -> History:
+    usual = os.path.join(user_folder("XDG_DATA_HOME", ".local/share"), "history.sqlite3")
+    store = options.store or os.environ.get("CC_EXECUTE_STORE") or usual
+    if "://" in store:
+        raise UsageError(f"--store {store!r}: this version keeps its history in an SQLite file; expected a path")
+    return History(os.path.abspath(store))
+
+
+def read_records(history: History, warnings: List[str]) -> Sequence[Record]:
+    try:
+        return history.records()
+    except StoreError as error:
+        warnings.append(f"the history could not be read: {error}")
+        return ()
+
+
+def make_output_dir(options: Options, spec: Spec, of_several: int) -> str:
+    """The folder for transcripts and the result, 0700: --output, else a new one under the user's state directory."""
+    stem = re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(spec.file))[0]).strip("-") or "spec"
+    if options.output:
+        folder = os.path.abspath(os.path.join(options.output, f"{of_several}-{stem}") if of_several else options.output)
+    else:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10 ** 9:09d}"
+        folder = os.path.join(user_folder("XDG_STATE_HOME", ".local/state"), "runs", f"{stamp}-{stem}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        kind = UsageError if options.output else NotReady
+        raise kind(f"the output folder {folder!r} cannot be made: {error.strerror}; name another with --output DIR.") from None
+    return folder
+
+
+def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observer,
+            of_several: int = 0) -> Tuple[Dict[str, Any], int]:
+    """Run a spec: the --json document and the exit status."""
+    clients: List[BridgeClient] = []
+
+    def client() -> BridgeClient:
+        if not clients:
+            clients.append(connect_bridge(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), observer.say))
+        return clients[0]
+
+    options = options._replace(claude=options.claude or os.environ.get("CC_EXECUTE_CLAUDE") or "claude")
+    split_agent(options.claude)
+    directory, warnings, history = check_spec(spec, options), [], open_history(options)
+    output_dir, records = make_output_dir(options, spec, of_several), read_records(history, warnings)
+    started_at, clock = time.time(), time.monotonic()
+    context = Context(options, spec, directory, output_dir, history, records, interrupt, observer, client, warnings)
+    for warning in list(spec.warnings) + warnings:
+        observer.say(warning)
+    try:
+        results = run_tasks(context)
+    finally:
+        for connected in clients:
+            connected.close()
+    document = run_document(context, results, started_at, time.monotonic() - clock)
+    write_private(os.path.join(context.output_dir, "result.json"), json.dumps(document, indent=1) + "\n")
+    by_signal = [128 + interrupt.signal] if interrupt.signal else []
+    return document, worst_status([exit_status(result) for result in results] + by_signal)
+
+
+def worst_status(statuses: Iterable[int]) -> int:
+    """Of several exit statuses the one that counts: ended by a signal, then 2, 3, 4, 1."""
+    order = {2: 3, 3: 2, 4: 1, 1: 0, 0: -1}
+    return max(statuses, key=lambda status: order.get(status, 4), default=0)
+
+
+def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str, Any]:
+    """Run a spec, given as its text or as the path of its file, and return the --json document.
+
+    `options` are the fields of Options (tasks, timeout, retries, cwd, strict, …). Plain data in and out, no signals, no
+    terminal, any thread: fit to be a job of a queue. Raises SpecError or UsageError for what cannot be run at all.
+    """
+    name = os.fspath(text_or_path)
+    is_path = name is not text_or_path or re.fullmatch(r"\S+\.(?:txt|md)", name) or ("\n" not in name and os.path.isfile(name))
+    spec = load_spec(name) if is_path else parse_spec(name)
+    return execute(spec, Options(**options), Interrupt(), Observer())[0]
+
+
+def parse_task_request(text: str) -> Task:
+    """The (first) task of a spec's text; see Task for its fields. Raises SpecError."""
+    return parse_spec(text).tasks[0]
+
+
+def parse_claude_response(lines: Iterable[str]) -> Dict[str, Any]:
+    """Of the agent's stream-json lines: {"text": Claude's last text, "tools": [{"name", "input", "output", "failed", "finished"}],
+    "session_id", "result": the result event}."""
+    stream = read_stream(lines)
+    return {"text": stream.text, "tools": [call._asdict() for call in stream.calls.values()], "session_id": stream.session_id, "result": stream.result}
+
+
+def read_stream(lines: Iterable[Union[str, Mapping[str, Any]]]) -> Stream:
+    stream = Stream()
+    for line in lines:
+        stream.feed((line if isinstance(line, str) else json.dumps(line)).rstrip("\n") + "\n")
+    return stream
+
+
+def evaluate_criteria(output: str, criteria: Sequence[str], directory: Optional[str] = None,
+                      events: Iterable[Union[str, Mapping[str, Any]]] = ()) -> Tuple[bool, List[str]]:
+    """Whether all criteria hold, and those that don't: by the files in `directory` (default: the current one), by the tool
+    results among the agent's `events`, and by its text `output`. Criteria that need a command count as not met: nothing is run."""
+    root = os.path.abspath(directory or ".")
+    calls = tuple(read_stream(events).calls.values())
+    writes = [call for call in calls if call.name in ("Write", "Edit") and call.finished and not call.failed]
+    written = tuple(dict.fromkeys(os.path.relpath(os.path.join(root, str(call.input.get("file_path", ""))), root) for call in writes))
+    evidence = Evidence(root, Snapshot({}, False), Changes(changed=written, complete=False), calls, output)
+    failed = [verdict.criterion.text for verdict in judge(read_criteria(criteria), evidence) if not verdict.met]
+    return not failed, failed
+
+
+def extract_filename(criterion: str) -> Optional[str]:
+    """The first file or folder that a criterion names."""
+    read = read_criteria([criterion])[0]
+    return next(iter(read.names), None) or next((token.text for token in tokenize(criterion) if looks_like_path(token.text)), None)
+
+
+def extract_target(criterion: str) -> Optional[str]:
+    """What a criterion wants to be found: "DATABASE_URL" of "Contains DATABASE_URL"."""
+    read = read_criteria([criterion])[0]
+    return " ".join(read.targets) or None
+
+
+class WebSocketClient:
+    """Runs single commands through the bridge at host:port, which is started if nothing listens there."""
+
+    def __init__(self, host: str = "localhost", port: int = 8004):
+        self.address = Address(host, port)
+
+    def execute_command(self, cmd: Union[str, Sequence[str]], timeout: Optional[float] = None) -> Dict[str, Any]:
+        """{"success", "exit_code", "output_data": [stdout's lines], "duration" in seconds, "error"}; `cmd` is an argument vector, or
+        a string that is split as a shell would split it (no shell runs)."""
+        try:
+            return run_command(connect_bridge(str(self.address), lambda text: None), cmd, timeout)
+        except (CcError, OSError) as error:
+            return {"success": False, "exit_code": None, "output_data": [], "duration": 0.0, "error": str(error)}
+
+
+def run_command(client: BridgeClient, cmd: Union[str, Sequence[str]], timeout: Optional[float]) -> Dict[str, Any]:
+    pieces: Dict[str, List[str]] = {"stdout": [], "stderr": []}
+    argv = shlex.split(cmd) if isinstance(cmd, str) else list(cmd)
+    try:
+        ended = client.run(argv, lambda source, data: pieces[source].append(data), cwd=os.getcwd(), timeout=timeout, umask=current_umask(),
+                           env=agent_environment(own_environment(), timeout or 600))
+    finally:
+        client.close()
+    success = ended.status == "completed" and ended.exit_code == 0
+    how = f"exit code {ended.exit_code}" if ended.exit_code is not None else str(ended.signal)
+    how = how if ended.status == "completed" else ended.status
+    error = None if success else (f"{how} after {ended.duration:.1f} s. " + shorten("".join(pieces["stderr"]), 500)).strip()
+    lines = "".join(pieces["stdout"]).split("\n")
+    return {"success": success, "exit_code": ended.exit_code, "output_data": lines if lines[-1] else lines[:-1], "duration": ended.duration, "error": error}
+
+
+def execute_via_websocket(cmd: Union[str, Sequence[str]], timeout: Union[None, str, float] = None) -> Dict[str, Any]:
+    """Run an agent's command: as WebSocketClient.execute_command, with the agent's own ending told as "error" and "retry_hint".
+
+    `timeout` None or "Redis estimate": by the history of similar prompts. `success` means that the agent has done its part.
+    """
+    argv = shlex.split(cmd) if isinstance(cmd, str) else list(cmd)
+    prompt = argv[argv.index("-p") + 1] if "-p" in argv[:-1] else ""
+    estimated = timeout is None or isinstance(timeout, str)
+    limit = estimate_timeout(prompt, read_records(open_history(Options()), [])).seconds if estimated else float(timeout)
+    address = parse_address(os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
+    result = WebSocketClient(address.host, address.port).execute_command(argv, limit)
+    status = "timeout" if str(result["error"]).startswith("timeout") else "completed"
+    ended = Ended(status, result["exit_code"], None, result["duration"], late=status == "timeout")
+    error = classify_ending(read_stream(result["output_data"]), ended, result["error"] or "", time.time())
+    return {**result, "success": error is None, "error": error.message if error else None, "retry_hint": error.retry_hint if error else None}
+
+
+# ---- Command line ----
+
+EXAMPLES = """examples:
+  cc_execute.py spec.txt                        run it, with verdicts on the terminal
+  cc_execute.py spec.txt --cwd "$(mktemp -d)"   let Claude work in a new, empty folder
+  cc_execute.py --dry-run spec.txt              show what would be run and checked; runs nothing
+  cc_execute.py spec.txt --json >result.json    for a CI job: one JSON document, and the exit status
+  cc_execute.py --task 2 --keep-going plan.md   only task 2 of a list
+  cc_execute.py --stats                         how often specs succeed, and how long they take
+
+exit status: 0 every task passed, 1 a task failed, 2 bad spec or usage, 3 not ready (claude, login, bridge), 4 a limit has
+to pass first, 130 Ctrl-C"""
+HINT = """cc_execute has Claude Code do a written piece of work and proves that it was done. Give it a spec:
+  python cc_execute.py spec.txt
+where spec.txt says, for example:
+  Task: Create a config.py file with DEBUG=False
+  Success Criteria: 1) File config.py exists, 2) Contains DEBUG"""
+
+
+def make_parser() -> Any:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:
+            raise UsageError(f"{message}; see --help")
+
+    parser = Parser(prog="cc_execute.py", description="Have Claude Code do a written piece of work, and prove that it was done.",
+                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("specs", nargs="*", metavar="SPEC", help="a file with one task or many; - reads it from standard input")
+    add("--dry-run", action="store_true", help="parse and plan only: what would be run, how long it may take, how it would be checked")
+    add("--json", action="store_true", help="one JSON document on stdout, nothing else there")
+    add("--task", dest="tasks", metavar="N", type=int, action="append", default=[], help="only task N (may be repeated)")
+    add("--keep-going", action="store_true", help="go on with the next task after a failed one")
+    add("--timeout", metavar="S", type=positive(float), help="time limit of an attempt in seconds, instead of the spec's or an estimate")
+    add("--retries", metavar="N", type=not_negative, help=f"how often to try again (default {DEFAULT_RETRIES} with a retry strategy in the spec, else 0)")
+    add("--model", metavar="M", help="the model, instead of the spec's")
+    add("--max-turns", metavar="N", type=positive(int), help="the most turns an attempt may take")
+    add("--cwd", metavar="DIR", default=".", help="where Claude works (default: here)")
+    add("--permissions", choices=("skip", "allowed"), default="skip",
+        help="skip (default): --dangerously-skip-permissions; allowed: only the listed tools")
+    add("--strict", action="store_true", help="a criterion that is met only weakly counts as not met")
+    add("--bridge", metavar="URL", help=f"a bridge other than one's own (default {DEFAULT_BRIDGE}; env CC_EXECUTE_BRIDGE)")
+    add("--store", metavar="FILE", help="the history's SQLite file (env CC_EXECUTE_STORE; default: under the user's data directory)")
+    add("--claude", metavar="CMD", help="the agent's command (default claude; env CC_EXECUTE_CLAUDE)")
+    add("--output", metavar="DIR", help="where transcripts and the result go (default: under the user's state directory)")
+    add("--stats", action="store_true", help="the metrics of the history, of all specs or of SPEC")
+    add("--version", action="version", version=f"cc_execute {VERSION}")
+    return parser
+
+
+def not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")   # a terminal without UTF-8 shows an escape, not a traceback
+    as_json = "--json" in argv
+    try:
+        status = run_command_line(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except CcError as error:
+        print(f"cc_execute: {error}", file=sys.stderr)
+        if as_json:
+            usage = {"file": None, "line": None, "found": str(error), "expected": "see --help"}
+            print(json.dumps({"error": getattr(error, "details", usage)}))
+        return error.exit_status
+
+
+def run_command_line(argv: Sequence[str]) -> int:
+    parsed = make_parser().parse_args(argv)
+    options = Options(**{name: value for name, value in vars(parsed).items() if name in Options._fields})
+    if parsed.stats:
+        return show_stats(parsed.specs, options, parsed.json)
+    if not parsed.specs:
+        print(HINT, file=sys.stderr)
+        raise UsageError("no SPEC was given; expected a file, or - for standard input")
+    specs = [load_spec(path) for path in parsed.specs]
+    for spec in specs:
+        check_spec(spec, options)
+    return show_plans(specs, options, parsed.json) if parsed.dry_run else run_specs(specs, options, parsed.json)
+
+
+def show_stats(specs: Sequence[str], options: Options, as_json: bool) -> int:
+    names = {os.path.basename(path) for path in specs}
+    records = [record for record in open_history(options).records() if not names or record.spec in names]
+    document = {"schema": SCHEMA, **metrics(records)}
+    print(json.dumps(document, indent=1)) if as_json else print_stats(document)
+    return 0
+
+
+def show_plans(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
+    warnings: List[str] = []
+    records = read_records(open_history(options), warnings)
+    options = options._replace(claude=options.claude or os.environ.get("CC_EXECUTE_CLAUDE"))
+    plans = [plan_document(spec, options, records, warnings) for spec in specs]
+    if as_json:
+        print(json.dumps(plans[0] if len(plans) == 1 else {"schema": SCHEMA, "specs": plans}, indent=1))
+    else:
+        for plan in plans:
+            print_plan(plan)
+    return 0
+
+
+def run_specs(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
+    """Run the specs one after the other; what makes one end with 3 or 4, or a signal, keeps the rest from starting."""
+    import signal
+    interrupt = Interrupt()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:   # nohup means it
+            signal.signal(number, interrupt.handle)
+    documents, statuses = [], []
+    for number, spec in enumerate(specs, 1):
+        document, status = execute(spec, options, interrupt, Terminal(verdicts=not as_json), number if len(specs) > 1 else 0)
+        documents.append(document)
+        statuses.append(status)
+        if not as_json:
+            print(run_summary(document))
+        if status not in (0, 1):
+            break
+    success = len(documents) == len(specs) and all(document["success"] for document in documents)
+    if as_json:
+        print(json.dumps(documents[0] if len(specs) == 1 else {"schema": SCHEMA, "success": success, "specs": documents}, indent=1))
+    return worst_status(statuses)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
