@@ -3,25 +3,25 @@
 # requires-python = ">=3.9"
 # dependencies = []
 # ///
-"""ws_bridge: runs commands for WebSocket clients, streams their output both ways, keeps time limits, leaves no process behind.
+"""ws_bridge: runs commands for WebSocket clients, streams their output, keeps time limits, leaves no process behind.
 
     client  <- frames ->  Connection  <- messages ->  Process  <- pipes, signals ->  the command and all that it started
-               (Codec)    (the pump)    (Kept, 8 MiB)           (its own session, marked by an environment variable)
+               (Codec)    (the pump)    (Kept, 8 MiB)          (a session and a marker of its own)
 
 Run:        python3 ws_bridge.py [--port 8004] [--help]; prints `ws_bridge 1.0 listening on ws://127.0.0.1:8004/` when ready.
-Speaks:     JSON-RPC 2.0 in text frames. execute, control, attach, list, ping; connected, process.output, process.completed.
+Speaks:     JSON-RPC 2.0 in text frames: execute, control, attach, list, ping; connected, process.output, process.completed.
 Exit codes: 0 ended by SIGTERM, SIGINT, SIGHUP or --idle-exit; 2 usage; 3 could not listen (one line on stderr says why).
 Variables:  CC_BRIDGE_TOKEN sets the token; XDG_RUNTIME_DIR says where a random one is kept.
-Sections:   policy and limits; data; codec; handshake; JSON-RPC; files; processes (finding, spawning, clocks, pipes, one process);
-            connection; bridge; command line. The codec, the handshake and JSON-RPC know no socket, clock or task: bytes in, events out.
+Sections:   policy and limits; data; codec; handshake; JSON-RPC (up to here without sockets, clocks, tasks); private files; processes:
+            finding, starting, clocks and pipes, one process; connection; bridge; command line.
 
 Policy, in words:
-- One user, one machine. Who has the token may run anything as this user (less with --allow), and may see all processes of this bridge.
+- One user, one machine. Who has the token may run anything as this user (less with --allow) and sees all processes of this bridge.
 - Back-pressure: an unread socket stops the reading of the pipes, full pipes stop the process. Nothing is dropped to keep up.
-- A process is ended with everything it started: its process group, what carries its marker, and their descendants. What clears its
-  environment and leaves both the session and its parent escapes. Without /proc (macOS), markers are found with `ps -E`, which shows
-  the environments of the user's own programs only, not of those that the system protects.
-- What survives a normal end keeps its pipes: they are read and dropped, so that it is not ended by a broken pipe.
+- A process is ended with all that it started: its group, what carries its marker, and their descendants. What clears its environment
+  and leaves both its session and its parent escapes. Without /proc (macOS) markers are found with `ps -E`, which shows the environments
+  of the user's own programs, but not of those that the system protects.
+- What survives a normal end keeps its pipes: they are read and dropped, so that a broken pipe does not end it.
 """
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "saf
 import argparse
 import asyncio
 import base64
-import binascii
 import codecs
 import contextlib
 import errno
@@ -43,7 +42,6 @@ import hmac
 import ipaddress
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -54,11 +52,10 @@ import stat
 import subprocess
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 from urllib.parse import parse_qs
 
 # ---- Policy and limits: every number with its unit and its reason. ----
@@ -69,7 +66,6 @@ DEFAULT_PORT = 8004
 MARKER_PREFIX = "CC_BRIDGE_PROCESS_"  # CC_BRIDGE_PROCESS_<process id>=1 in the environment of a process and of all that inherits it
 TOKEN_VARIABLE = "CC_BRIDGE_TOKEN"
 PATHS = ("/", "/ws/mcp")  # the second is what older clients ask for
-LOOPBACK_NAMES = frozenset({"localhost"})  # besides every loopback address; other names can be rebound by their DNS
 
 MIB = 1024 * 1024
 HANDSHAKE_S = 10.0  # a client on the same machine needs milliseconds
@@ -78,78 +74,38 @@ CHALLENGE_CHARS = 128  # a random challenge has 32 to 64
 PENDING_HANDSHAKES = 64  # beyond it the oldest is dropped, so that silent connections keep nobody out
 MESSAGE_BYTES = 16 * MIB  # a message from a client; the largest that the Autobahn test suite sends
 CONTROL_BYTES = 125  # RFC 6455, 5.5
-WRITE_HIGH_BYTES = 256 * 1024  # a socket's buffer beyond which output waits; replies wait behind no more than this
-REPLY_BYTES = 4 * MIB  # a socket's buffer beyond which nothing more is read from that client: it doesn't read its replies
 BLOCK_BYTES = 64 * 1024  # read from a pipe at once, and so the longest output message; what a Linux pipe holds
-PIPE_BYTES = MIB  # the most a pipe can hold (Linux, unprivileged): what a process wrote before its end is within it
-WAITING_BYTES = 256 * 1024  # output that waits for a client that is there; beyond it the pipes are not read
+PIPE_BYTES = MIB  # the most that a pipe can hold (Linux, unprivileged): what a process wrote before its end is within it
+WAITING_BYTES = 256 * 1024  # output that waits for a client that is there; beyond it neither pipes are read nor the socket filled
+REPLY_BYTES = 4 * MIB  # a socket's buffer beyond which its client is not read from: it does not read our replies
 KEPT_BYTES = 8 * MIB  # messages kept for `attach` once sent, and the most that waits for a client that is away
 ENDED_BYTES = 64 * MIB  # messages of ended processes kept in all; beyond it the oldest that were delivered go first
 DRAIN_S = 0.5  # after the end of a process, for what survivors that hold its pipes still write
-LINGER_S = 2.0  # for a client to close its side after our close frame or refusal; then the connection is cut
-FLUSH_S = 2.0  # at the bridge's end, for clients to take the last messages
-KILL_S = 5.0  # for processes to vanish after SIGKILL; what is still there then hangs in the kernel and is reported
+LINGER_S = 2.0  # for a client to take our last bytes and to close its side; then the connection is cut
+KILL_S = 5.0  # for processes to vanish after SIGKILL; what is there longer hangs in the kernel and is reported
 LOOK_S = (0.02, 0.25)  # between two looks at the process table: the first pause, growing to the last
 SECONDS_MAX = 1e9  # the longest time limit: more is a mistake in units
 LABEL_CHARS = 200  # a label goes into the log
 
+log = logging.getLogger("ws_bridge")
+
 # ---- Data: what crosses a boundary. ----
 
-
-class BridgeError(Exception):
-    """Base of this file's errors; `exit_code` is what the program ends with when nobody else handles it."""
-
-    exit_code = 3
-
-
-class HandshakeError(BridgeError):
-    """A request or response that is no good WebSocket handshake; `status` is the HTTP status that answers it."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class UsageError(BridgeError):
-    exit_code = 2
-
-
-class TextMessage(NamedTuple):
-    text: str
-
-
-class BinaryMessage(NamedTuple):
-    data: bytes
-
-
-class Ping(NamedTuple):
-    data: bytes
-
-
-class Pong(NamedTuple):
-    data: bytes
-
-
-class Closed(NamedTuple):
-    """The connection is over: the peer's close code (1005: it gave none), or ours after a violation."""
-
-    code: int
-    reason: str
-
-
+TextMessage = NamedTuple("TextMessage", [("text", str)])
+BinaryMessage = NamedTuple("BinaryMessage", [("data", bytes)])
+Ping = NamedTuple("Ping", [("data", bytes)])
+Pong = NamedTuple("Pong", [("data", bytes)])
+Closed = NamedTuple("Closed", [("code", int), ("reason", str)])  # the peer's code (1005: none), or ours after a violation
 Event = Union[TextMessage, BinaryMessage, Ping, Pong, Closed]
 
-
-class Response(NamedTuple):
-    """A server's answer to a handshake; header names are lower-case."""
-
-    status: int
-    reason: str
-    headers: Dict[str, str]
+Response = NamedTuple("Response", [("status", int), ("reason", str), ("headers", Dict[str, str])])  # header names in lower case
+Refusal = NamedTuple("Refusal", [("status", int), ("text", str), ("headers", Sequence[Tuple[str, str]])])
+Gate = NamedTuple("Gate", [("token", Optional[str]), ("hosts", FrozenSet[str])])  # no token: all on this machine; more names for Host
+Request = NamedTuple("Request", [("method", str), ("params", Any), ("id", Any), ("wants_reply", bool)])  # one of JSON-RPC
 
 
 class HttpRequest(NamedTuple):
-    """A client's handshake as it came; header names are lower-case, values in order of appearance."""
+    """A client's handshake as it came; header names in lower case, the values of each in order."""
 
     method: str
     target: str
@@ -159,124 +115,70 @@ class HttpRequest(NamedTuple):
         return self.headers.get(name, [""])[0]
 
 
-class Refusal(NamedTuple):
-    """An HTTP answer other than 101."""
-
-    status: int
-    text: str
-    headers: Tuple[Tuple[str, str], ...] = ()
-
-
-class Gate(NamedTuple):
-    """Who may come in: the token (None: anybody on this machine) and the names besides loopback's that `Host` may hold."""
-
-    token: Optional[str]
-    hosts: FrozenSet[str] = frozenset()
-
-
-class Request(NamedTuple):
-    """A valid JSON-RPC request; a notification (`wants_reply` false) is carried out and not answered."""
-
-    method: str
-    params: Dict[str, Any]
-    id: Any
-    wants_reply: bool
-
-
-@dataclass(frozen=True)
-class Order:
-    """What `execute` asks for, checked. `env` None: the bridge's own; `umask` -1: the bridge's own; times in seconds, None: no limit."""
+class Order(NamedTuple):
+    """What `execute` asks for, checked. Times in seconds, None: no limit; `env` None and `umask` -1: the bridge's own."""
 
     argv: Tuple[str, ...]
     cwd: Optional[str] = None
-    env: Optional[Mapping[str, str]] = field(default=None, repr=False)
-    stdin: Optional[bytes] = field(default=None, repr=False)
+    env: Optional[Mapping[str, str]] = None
+    stdin: Optional[bytes] = None
     timeout_s: Optional[float] = None
     idle_timeout_s: Optional[float] = None
-    stop_signal: signal.Signals = signal.SIGTERM
+    stop_signal: int = signal.SIGTERM
     label: str = ""
     umask: int = -1
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The command line, checked. Times in seconds."""
+class BridgeError(Exception):
+    """Base of this file's errors; `exit_code` is what the program ends with when nobody else handles it."""
 
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    token_file: Optional[Path] = None
-    no_token: bool = False
-    allow: Tuple[str, ...] = ()
-    expose: bool = False
-    allow_host: Tuple[str, ...] = ()
-    detach_grace_s: float = 60.0
-    grace_s: float = 5.0
-    idle_exit_s: Optional[float] = None
-    max_processes: int = 64
-    max_connections: int = 64
-    log_file: Optional[Path] = None
+    exit_code = 3
 
 
-log = logging.getLogger("ws_bridge")
+class HandshakeError(BridgeError):
+    """Not a good WebSocket handshake; `status` is the HTTP status that answers it."""
 
-# ---- Codec: bytes -> events, messages -> bytes (RFC 6455). Pure; the same for client and server. ----
-
-
-class Role(Enum):
-    CLIENT = "client"
-    SERVER = "server"
-
-
-class State(Enum):
-    OPEN = "open"
-    CLOSING = "closing"  # our close frame is out, the peer's is awaited
-    CLOSED = "closed"
-
-
-class Move(Enum):
-    SEND = "send a message"
-    SEND_CLOSE = "send a close frame"
-    RECEIVE_CLOSE = "receive a close frame"
-    FAIL = "fail the connection"
-
-
-# A move that is not here is a caller's error: nothing may be sent after a close frame (5.5.1), and nothing is read after the peer's.
-MOVES = {
-    (State.OPEN, Move.SEND): State.OPEN,
-    (State.OPEN, Move.SEND_CLOSE): State.CLOSING,
-    (State.OPEN, Move.RECEIVE_CLOSE): State.CLOSED,
-    (State.OPEN, Move.FAIL): State.CLOSED,
-    (State.CLOSING, Move.RECEIVE_CLOSE): State.CLOSED,
-    (State.CLOSING, Move.FAIL): State.CLOSED,
-}
-
-
-class Opcode(IntEnum):
-    CONTINUATION = 0x0
-    TEXT = 0x1
-    BINARY = 0x2
-    CLOSE = 0x8
-    PING = 0x9
-    PONG = 0xA
-
-
-OPCODES = frozenset(Opcode)
-# 7.4.1 and the IANA registry (1012-1014), then 7.4.2: libraries and private use. 1004-1006 and 1015 never go over the wire.
-CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
-NO_CODE = 1005
-ABNORMAL = 1006
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Violation(BridgeError):
-    """The peer broke the protocol; `close_code` is what it is told."""
+    """The peer broke the WebSocket protocol; `close_code` is what it is told."""
 
     def __init__(self, reason: str, close_code: int = 1002) -> None:
         super().__init__(reason)
         self.close_code = close_code
 
 
+class RpcError(BridgeError):
+    """What a request is answered with in the place of a result."""
+
+    def __init__(self, code: int, message: str, data: Optional[Dict[str, Any]] = None, id: Any = None) -> None:
+        super().__init__(message)
+        self.code, self.data, self.id = code, data, id
+
+
+# ---- Codec: bytes -> events, messages -> bytes (RFC 6455). Pure; the same for client and server. ----
+
+Role = Enum("Role", "CLIENT SERVER")
+State = Enum("State", "OPEN CLOSING CLOSED")  # CLOSING: our close frame is out, the peer's is awaited
+Move = Enum("Move", {"SEND": "send", "SEND_CLOSE": "send a close frame", "RECEIVE_CLOSE": "take a close frame", "FAIL": "fail"})
+Opcode = IntEnum("Opcode", {"CONTINUATION": 0, "TEXT": 1, "BINARY": 2, "CLOSE": 8, "PING": 9, "PONG": 10})
+
+# A move that is not here is the caller's error: nothing is sent after a close frame (5.5.1), nothing read after the peer's.
+MOVES = {
+    (State.OPEN, Move.SEND): State.OPEN, (State.OPEN, Move.SEND_CLOSE): State.CLOSING, (State.OPEN, Move.RECEIVE_CLOSE): State.CLOSED,
+    (State.OPEN, Move.FAIL): State.CLOSED, (State.CLOSING, Move.RECEIVE_CLOSE): State.CLOSED, (State.CLOSING, Move.FAIL): State.CLOSED,
+}
+OPCODES = frozenset(Opcode)
+# 7.4.1 and the IANA registry (1012-1014), 7.4.2 (libraries, private use). 1004-1006 and 1015 never go over the wire.
+CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)})
+NO_CODE = 1005
+
+
 class Head(NamedTuple):
-    """A frame's head: `length` of the payload and `size` of the head itself in bytes; `mask` is empty when it isn't masked."""
+    """A frame's head; `length` is the payload's, `size` its own, in bytes; `mask` is empty if there is none."""
 
     fin: bool
     reserved: int
@@ -301,7 +203,7 @@ HEAD_RULES: Tuple[Tuple[Callable[[Head, Role], bool], str], ...] = (
     (lambda head, role: head.is_control and not head.fin, "a control frame must not be fragmented (5.5)"),
     (lambda head, role: head.is_control and head.short_length > CONTROL_BYTES, "a control frame's payload is at most 125 bytes (5.5)"),
 )
-LONG_LENGTHS = {126: (2, 126), 127: (8, 1 << 16)}  # short length: (bytes that follow, the smallest length that needs them)
+LONG_LENGTHS = {126: (2, 126), 127: (8, 1 << 16)}  # short length: bytes that follow, smallest length that needs them
 
 
 def parse_head(data: Union[bytes, bytearray], role: Role) -> Optional[Head]:
@@ -309,8 +211,8 @@ def parse_head(data: Union[bytes, bytearray], role: Role) -> Optional[Head]:
     if len(data) < 2:
         return None
     head = Head(bool(data[0] & 0x80), data[0] & 0x70, data[0] & 0x0F, bool(data[1] & 0x80), data[1] & 0x7F)
-    for broken, reason in HEAD_RULES:
-        if broken(head, role):
+    for is_broken, reason in HEAD_RULES:
+        if is_broken(head, role):
             raise Violation(reason)
     extra, smallest = LONG_LENGTHS.get(head.short_length, (0, 0))
     size = 2 + extra + 4 * head.masked
@@ -324,7 +226,7 @@ def parse_head(data: Union[bytes, bytearray], role: Role) -> Optional[Head]:
 
 
 def apply_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
-    """`data` masked or unmasked (5.3); `offset` is its place in the payload. One XOR of two big integers: the fastest in plain Python."""
+    """`data` masked or unmasked (5.3); `offset` is its place in the payload. One XOR of big integers, the fastest in plain Python."""
     turned = mask[offset % 4:] + mask[:offset % 4]
     stream = (turned * (len(data) // 4 + 1))[:len(data)]
     return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(data), "big")
@@ -332,13 +234,9 @@ def apply_mask(data: bytes, mask: bytes, offset: int = 0) -> bytes:
 
 def encode_frame(opcode: int, payload: bytes, mask: bytes = b"") -> bytes:
     """One final frame, masked if a mask is given."""
-    length, masked = len(payload), 0x80 if mask else 0
-    if length < 126:
-        head = bytes((0x80 | opcode, masked | length))
-    elif length < 1 << 16:
-        head = bytes((0x80 | opcode, masked | 126)) + length.to_bytes(2, "big")
-    else:
-        head = bytes((0x80 | opcode, masked | 127)) + length.to_bytes(8, "big")
+    length = len(payload)
+    short, extra = (length, 0) if length < 126 else (126, 2) if length < 1 << 16 else (127, 8)
+    head = bytes((0x80 | opcode, (0x80 if mask else 0) | short)) + (length.to_bytes(extra, "big") if extra else b"")
     return head + mask + (apply_mask(payload, mask) if mask else payload)
 
 
@@ -356,12 +254,10 @@ def decode_close(payload: bytes) -> Closed:
     """What a close frame says. Raises Violation."""
     if not payload:
         return Closed(NO_CODE, "")
-    # 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer"
-    if len(payload) == 1:
-        raise Violation("a close frame's payload of one byte (5.5.1)")
     code = int.from_bytes(payload[:2], "big")
-    if code not in CLOSE_CODES:
-        raise Violation(f"close code {code} (7.4)")
+    # 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer"
+    if len(payload) == 1 or code not in CLOSE_CODES:
+        raise Violation(f"close code {code} in {len(payload)} bytes (5.5.1, 7.4)")
     try:
         return Closed(code, payload[2:].decode("utf-8"))
     except UnicodeDecodeError:
@@ -388,15 +284,12 @@ class Incoming:
 
 
 class Codec:
-    """One end of a WebSocket connection after the handshake: `feed` it what comes, send what it gives back and what it `owed`."""
+    """One end of a WebSocket connection after the handshake: `feed` it what comes, send what it gives back and what is `owed`."""
 
     def __init__(self, role: Role, max_message_bytes: int, new_mask: Callable[[], bytes] = lambda: os.urandom(4)) -> None:
         self.state = State.OPEN
-        self._role = role
-        self._max_message_bytes = max_message_bytes
-        self._new_mask = new_mask
-        self._inbox = bytearray()
-        self._outbox = bytearray()
+        self._role, self._max_message_bytes, self._new_mask = role, max_message_bytes, new_mask
+        self._inbox, self._outbox = bytearray(), bytearray()
         self._head: Optional[Head] = None  # of the frame whose payload is awaited
         self._taken = 0  # bytes of that payload that were taken
         self._message: Optional[Incoming] = None
@@ -409,17 +302,13 @@ class Codec:
             while self.state is not State.CLOSED and self._take_frame(events):
                 pass
         except Violation as violation:
-            events.append(self._fail(violation))
+            if self.state is State.OPEN:
+                self._outbox += self._frame(Opcode.CLOSE, encode_close(violation.close_code, str(violation)))
+            self._move(Move.FAIL)
+            events.append(Closed(violation.close_code, str(violation)))
         if self.state is State.CLOSED:
             self._inbox.clear()
         return events
-
-    def end_of_stream(self) -> List[Event]:
-        """To be called when the transport has ended: Closed(1006) if no close frame came before."""
-        if self.state is State.CLOSED:
-            return []
-        self._move(Move.FAIL)
-        return [Closed(ABNORMAL, "the connection ended without a close frame")]
 
     def owed(self) -> bytes:
         """What must be sent now: answers to pings and close frames, a close frame after a violation. Asking clears it."""
@@ -439,12 +328,10 @@ class Codec:
         return self._send(Opcode.PING, data)
 
     def send_close(self, code: int = 1000, reason: str = "") -> bytes:
-        payload = encode_close(code, reason)
-        self._move(Move.SEND_CLOSE)
-        return self._frame(Opcode.CLOSE, payload)
+        return self._send(Opcode.CLOSE, encode_close(code, reason), Move.SEND_CLOSE)
 
-    def _send(self, opcode: Opcode, payload: bytes) -> bytes:
-        self._move(Move.SEND)
+    def _send(self, opcode: Opcode, payload: bytes, move: Move = Move.SEND) -> bytes:
+        self._move(move)
         return self._frame(opcode, payload)
 
     def _frame(self, opcode: Opcode, payload: bytes) -> bytes:
@@ -452,14 +339,8 @@ class Codec:
 
     def _move(self, move: Move) -> None:
         if (self.state, move) not in MOVES:
-            raise BridgeError(f"can't {move.value}: the connection is {self.state.value}")
+            raise BridgeError(f"can't {move.value}: the connection is {self.state.name.lower()}")
         self.state = MOVES[self.state, move]
-
-    def _fail(self, violation: Violation) -> Closed:
-        if self.state is State.OPEN:
-            self._outbox += self._frame(Opcode.CLOSE, encode_close(violation.close_code, str(violation)))
-        self._move(Move.FAIL)
-        return Closed(violation.close_code, str(violation))
 
     def _take_frame(self, events: List[Event]) -> bool:
         """Takes what is there of a frame; False: more bytes are needed."""
@@ -467,44 +348,41 @@ class Codec:
             head = parse_head(self._inbox, self._role)
             if head is None:
                 return False
-            self._begin(head)
-        return self._take_control(events) if self._head.is_control else self._take_data(events)
+            if not head.is_control:
+                self._begin_data(head)
+            del self._inbox[:head.size]
+            self._head, self._taken = head, 0
+        return self._take_control(self._head, events) if self._head.is_control else self._take_data(self._head, events)
 
-    def _begin(self, head: Head) -> None:
-        if not head.is_control:
-            # 5.4: fragments of one message are not interleaved with another's
-            if (head.opcode == Opcode.CONTINUATION) != (self._message is not None):
-                raise Violation("a continuation without a beginning, or a new message inside a fragmented one (5.4)")
-            message = self._message or Incoming(head.opcode)
-            if len(message.data) + head.length > self._max_message_bytes:
-                raise Violation(f"a message of more than {self._max_message_bytes} bytes", 1009)
-            self._message = message
-        del self._inbox[:head.size]
-        self._head, self._taken = head, 0
+    def _begin_data(self, head: Head) -> None:
+        # 5.4: the fragments of a message follow each other, only the first has its opcode
+        if (head.opcode == Opcode.CONTINUATION) != (self._message is not None):
+            raise Violation("a continuation of nothing, or a new message inside a fragmented one (5.4)")
+        self._message = self._message or Incoming(head.opcode)
+        if len(self._message.data) + head.length > self._max_message_bytes:
+            raise Violation(f"a message of more than {self._max_message_bytes} bytes", 1009)
 
-    def _take_data(self, events: List[Event]) -> bool:
-        head, message = self._head, self._message
+    def _take_data(self, head: Head, events: List[Event]) -> bool:
         block = bytes(self._inbox[:head.length - self._taken])
         del self._inbox[:len(block)]
         is_whole = self._taken + len(block) == head.length
-        message.add(apply_mask(block, head.mask, self._taken) if head.mask else block, is_whole and head.fin)
+        self._message.add(apply_mask(block, head.mask, self._taken) if head.mask else block, is_whole and head.fin)
         self._taken += len(block)
         if is_whole:
             self._head = None
-            if head.fin:
-                self._message = None
-                events.append(message.event())
+        if is_whole and head.fin:
+            events.append(self._message.event())
+            self._message = None
         return is_whole
 
-    def _take_control(self, events: List[Event]) -> bool:
-        head = self._head
+    def _take_control(self, head: Head, events: List[Event]) -> bool:
         if len(self._inbox) < head.length:
             return False
         payload = bytes(self._inbox[:head.length])
         del self._inbox[:head.length]
         self._head = None
-        payload = apply_mask(payload, head.mask) if head.mask else payload
-        events.append({Opcode.CLOSE: self._on_close, Opcode.PING: self._on_ping, Opcode.PONG: Pong}[Opcode(head.opcode)](payload))
+        handle = {Opcode.CLOSE: self._on_close, Opcode.PING: self._on_ping, Opcode.PONG: Pong}[Opcode(head.opcode)]
+        events.append(handle(apply_mask(payload, head.mask) if head.mask else payload))
         return True
 
     def _on_ping(self, payload: bytes) -> Ping:
@@ -523,10 +401,11 @@ class Codec:
 # ---- Handshake: HTTP heads -> requests, responses, refusals (RFC 6455, 4). Pure. ----
 
 ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-TOKEN_CHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-REQUEST_LINE = re.compile(rf"({TOKEN_CHARS}) (/[\x21-\x7e]*) HTTP/1\.1")
+CONTROLS = r"\x00-\x08\x0a-\x1f\x7f"
+NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+REQUEST_LINE = re.compile(rf"({NAME}) (/[\x21-\x7e]*) HTTP/1\.1")
 STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2})(?: (.*))?")
-HEADER_LINE = re.compile(rf"({TOKEN_CHARS}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+HEADER_LINE = re.compile(rf"({NAME}):[ \t]*([^{CONTROLS}]*)")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 ORIGIN = re.compile(rf"(https?)://{HOST.pattern}", re.IGNORECASE)
 DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -547,31 +426,36 @@ def proof(token: str, challenge: str) -> str:
     return hmac.new(token.encode("utf-8"), challenge.encode("utf-8"), hashlib.sha256).hexdigest()
 
 
-def handshake_request(host: str, target: str, key: str, headers: Sequence[Tuple[str, str]] = ()) -> bytes:
-    """A client's request; `host` is what `Host` is to say, `target` path and query."""
-    fixed = (("Host", host), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", key), ("Sec-WebSocket-Version", "13"))
-    lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in (*fixed, *headers))]
-    for line in lines:
-        if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", line):
-            raise BridgeError(f"a control character in the header line {line!r}")
+def encode_head(first_line: str, headers: Sequence[Tuple[str, str]]) -> bytes:
+    lines = [first_line, *(f"{name}: {value}" for name, value in headers)]
+    wrong = [line for line in lines if re.search(f"[{CONTROLS}]", line)]
+    if wrong:
+        raise BridgeError(f"a control character in the header line {wrong[0]!r}")
     return "\r\n".join((*lines, "", "")).encode("latin-1", "replace")
 
 
+def handshake_request(host: str, target: str, key: str, headers: Sequence[Tuple[str, str]] = ()) -> bytes:
+    """A client's request; `host` is what `Host` is to say, `target` path and query."""
+    return encode_head(f"GET {target} HTTP/1.1", (
+        ("Host", host), ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Key", key),
+        ("Sec-WebSocket-Version", "13"), *headers))
+
+
 def split_head(data: bytes) -> Optional[Tuple[str, Dict[str, List[str]], bytes]]:
-    """First line, headers (names lower-case) and the bytes after them; None if more bytes are needed. Raises HandshakeError."""
+    """First line, headers (names in lower case) and the bytes after them; None if more bytes are needed. Raises HandshakeError."""
     end = data.find(b"\r\n\r\n", 0, HANDSHAKE_BYTES)
+    if end < 0 and len(data) >= HANDSHAKE_BYTES:
+        raise HandshakeError(f"the head is longer than {HANDSHAKE_BYTES} bytes", 431)
     if end < 0:
-        if len(data) >= HANDSHAKE_BYTES:
-            raise HandshakeError(f"the head is longer than {HANDSHAKE_BYTES} bytes", 431)
         if re.match(rb"[^\r\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", data):
             raise HandshakeError("this is no HTTP: the first line holds control characters (is it TLS?)")
         return None
     first, *lines = data[:end].decode("latin-1").split("\r\n")
     headers: Dict[str, List[str]] = {}
-    for line in lines:
+    for number, line in enumerate(lines, 2):
         match = HEADER_LINE.fullmatch(line)
         if not match:
-            raise HandshakeError(f"the header line {line[:80]!r} is not `Name: value`")
+            raise HandshakeError(f"line {number} of the head is not `Name: value`")  # without the line: it may hold the token
         headers.setdefault(match[1].lower(), []).append(match[2].rstrip(" \t"))
     return first, headers, data[end + 4:]
 
@@ -591,165 +475,126 @@ def parse_request(data: bytes) -> Optional[Tuple[HttpRequest, bytes]]:
 
 
 def parse_response(data: bytes, key: str) -> Optional[Tuple[Response, bytes]]:
-    """A server's answer to the request with `key`, and the bytes after its head; None if more bytes are needed.
+    """The server's answer to the request with `key`, and the bytes after its head; None if more bytes are needed.
 
     A status other than 101 is returned as it is; a 101 that is no WebSocket handshake raises HandshakeError (4.1).
     """
     parts = split_head(data)
     if parts is None:
         return None
-    first, headers, rest = parts
+    first, fields, rest = parts
     match = STATUS_LINE.fullmatch(first)
     if not match:
         raise HandshakeError(f"the status line {first[:80]!r} is not `HTTP/1.1 101 …`")
-    response = Response(int(match[1]), match[2] or "", {name: ", ".join(values) for name, values in headers.items()})
-    if response.status == 101:
-        _check_switch(response.headers, key)
-    return response, rest
-
-
-def _check_switch(headers: Mapping[str, str], key: str) -> None:
-    for name, found, is_right, wanted in (
-        ("Upgrade", headers.get("upgrade"), (headers.get("upgrade") or "").lower() == "websocket", "websocket"),
-        ("Connection", headers.get("connection"), "upgrade" in _words(headers.get("connection", "")), "Upgrade"),
-        ("Sec-WebSocket-Accept", headers.get("sec-websocket-accept"), headers.get("sec-websocket-accept") == accept_key(key), accept_key(key)),
-        ("Sec-WebSocket-Extensions", headers.get("sec-websocket-extensions"), not headers.get("sec-websocket-extensions"), "nothing"),
+    headers = {name: ", ".join(values) for name, values in fields.items()}
+    for name, is_right in (
+        ("Upgrade", headers.get("upgrade", "").lower() == "websocket"),
+        ("Connection", "upgrade" in _words(headers.get("connection", ""))),
+        ("Sec-WebSocket-Accept", headers.get("sec-websocket-accept") == accept_key(key)),
+        ("Sec-WebSocket-Extensions", "sec-websocket-extensions" not in headers),
     ):
-        if not is_right:
-            raise HandshakeError(f"the server's {name} is {found!r}, not {wanted!r}")
+        if match[1] == "101" and not is_right:
+            raise HandshakeError(f"the server's {name} is {headers.get(name.lower())!r}: that is no answer to this handshake")
+    return Response(int(match[1]), match[2] or "", headers), rest
 
 
 def _words(value: str) -> Set[str]:
     return {word.strip().lower() for word in value.split(",")}
 
 
-def is_own_name(name: str, gate: Gate) -> bool:
-    """Whether a name from `Host` or `Origin` means this bridge: a loopback name or address, or one given with --allow-host."""
-    name = name.lower().rstrip(".")
-    if name in LOOPBACK_NAMES or name in gate.hosts:
-        return True
+def is_loopback(address: str) -> bool:
     try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
     except ValueError:
         return False
 
 
-def _check_host(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    match = HOST.fullmatch(request.first("host"))
-    if match and is_own_name(match[1], gate):
-        return None
-    return Refusal(403, f"Host {request.first('host')[:80]!r} is not this bridge: use localhost or 127.0.0.1, or start it with --allow-host")
+def is_own_name(name: str, gate: Gate) -> bool:
+    """Whether a name in `Host` or `Origin` means this bridge. No other name counts: its DNS could be rebound to this machine."""
+    name = name.lower().rstrip(".")
+    return name == "localhost" or name in gate.hosts or is_loopback(name.strip("[]"))
 
 
-def _check_origin(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    """A page in a browser always sends its Origin; only one that this very host and port served would be let in, and there is none."""
-    if "origin" not in request.headers:
-        return None
-    match = ORIGIN.fullmatch(request.first("origin")) if len(request.headers["origin"]) == 1 else None
-    if match and is_own_name(match[2], gate):
-        default = DEFAULT_PORTS[match[1].lower()]
-        if (match[3] or default) == (HOST.fullmatch(request.first("host"))[2] or default):
-            return None
-    return Refusal(403, f"Origin {request.first('origin')[:80]!r} is not this bridge's own: web pages are not let in")
+def is_own_origin(origin: str, host: str, gate: Gate) -> bool:
+    """Whether a page from there was served by this very host and port. A page in a browser always sends its Origin."""
+    match = ORIGIN.fullmatch(origin)
+    if not match or not is_own_name(match[2], gate):
+        return False
+    default = DEFAULT_PORTS[match[1].lower()]
+    return (match[3] or default) == (HOST.fullmatch(host)[2] or default)
 
 
-def _check_path(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    path = request.target.partition("?")[0]
-    return None if path in PATHS else Refusal(404, f"no {path[:80]!r} here: the paths are {' and '.join(PATHS)}")
-
-
-def _check_method(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    return None if request.method == "GET" else Refusal(405, f"{request.method[:20]} is not GET", (("Allow", "GET"),))
-
-
-def _check_token(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    if gate.token is None:
-        return None
+def has_token(request: HttpRequest, token: str) -> bool:
     scheme, _, given = request.first("authorization").partition(" ")
-    candidates = parse_qs(request.target.partition("?")[2], errors="surrogateescape").get("token", [])[:1]
-    offered = [token.encode("utf-8", "surrogateescape") for token in candidates]
-    if scheme.lower() == "bearer":
-        offered.append(given.strip().encode("latin-1"))
-    if any([hmac.compare_digest(token, gate.token.encode("utf-8")) for token in offered]):
-        return None
-    challenge = request.first("x-bridge-challenge")
-    headers = (("WWW-Authenticate", "Bearer"),)
-    if 0 < len(challenge) <= CHALLENGE_CHARS:
-        headers += (("X-Bridge-Proof", proof(gate.token, challenge)),)
-    return Refusal(401, "the token is wrong or missing: send `Authorization: Bearer TOKEN` or `?token=TOKEN`", headers)
+    offered = [given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""]
+    offered += [value.encode("utf-8", "surrogateescape") for value in
+                parse_qs(request.target.partition("?")[2], errors="surrogateescape").get("token", [])[:1]]
+    return any([hmac.compare_digest(one, token.encode("utf-8")) for one in offered])
 
 
-def _check_upgrade(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    upgrades = _words(",".join(request.headers.get("upgrade", ())))
-    connection = _words(",".join(request.headers.get("connection", ())))
-    if "websocket" in upgrades and "upgrade" in connection and request.headers.get("sec-websocket-version") == ["13"]:
-        return None
-    return Refusal(426, "this is a WebSocket server (version 13)", (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")))
-
-
-def _check_key(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    keys = request.headers.get("sec-websocket-key", [])
+def is_key(key: str) -> bool:
     try:
-        if len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16:
-            return None
-    except (binascii.Error, ValueError):
-        pass  # refused below
-    return Refusal(400, "Sec-WebSocket-Key is not 16 bytes in base64")
-
-
-# In this order: what a stranger may learn comes last.
-CHECKS = (_check_host, _check_origin, _check_path, _check_method, _check_token, _check_upgrade, _check_key)
+        return len(base64.b64decode(key, validate=True)) == 16
+    except ValueError:
+        return False
 
 
 def find_refusal(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
-    """The first reason not to let this request in, None if there is none."""
-    return next((refusal for check in CHECKS for refusal in [check(request, gate)] if refusal), None)
+    """The first reason not to let this request in, None if there is none. In this order: a stranger learns as little as can be."""
+    first, path, host = request.first, request.target.partition("?")[0], HOST.fullmatch(request.first("host"))
+    if not (host and is_own_name(host[1], gate)):
+        return Refusal(403, f"Host {first('host')[:80]!r} is not this bridge: use localhost, or start it with --allow-host", ())
+    if not all(is_own_origin(origin, first("host"), gate) for origin in request.headers.get("origin", [])):
+        return Refusal(403, f"Origin {first('origin')[:80]!r} is not this bridge's own: web pages are not let in", ())
+    if path not in PATHS:
+        return Refusal(404, f"no {path[:80]!r} here: the paths are {' and '.join(PATHS)}", ())
+    if request.method != "GET":
+        return Refusal(405, f"{request.method[:20]} is not GET", (("Allow", "GET"),))
+    if gate.token is not None and not has_token(request, gate.token):
+        challenge = first("x-bridge-challenge")
+        proven = (("X-Bridge-Proof", proof(gate.token, challenge)),) if 0 < len(challenge) <= CHALLENGE_CHARS else ()
+        return Refusal(401, "the token is wrong or missing: send `Authorization: Bearer TOKEN` or `?token=TOKEN`",
+                       (("WWW-Authenticate", "Bearer"), *proven))
+    upgrade, connection = (_words(",".join(request.headers.get(name, ()))) for name in ("upgrade", "connection"))
+    if not ("websocket" in upgrade and "upgrade" in connection and request.headers.get("sec-websocket-version") == ["13"]):
+        return Refusal(426, "this is a WebSocket server (version 13)", (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")))
+    if len(request.headers.get("sec-websocket-key", ())) != 1 or not is_key(first("sec-websocket-key")):
+        return Refusal(400, "Sec-WebSocket-Key is not 16 bytes in base64", ())
+    return None
 
 
 def accept_response(request: HttpRequest) -> bytes:
-    lines = ("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade",
-             f"Sec-WebSocket-Accept: {accept_key(request.first('sec-websocket-key'))}", "", "")
-    return "\r\n".join(lines).encode("ascii")
+    return encode_head("HTTP/1.1 101 Switching Protocols", (
+        ("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept_key(request.first("sec-websocket-key")))))
 
 
 def refusal_response(refusal: Refusal) -> bytes:
     body = (refusal.text + "\n").encode("utf-8")
-    fixed = (("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), ("Connection", "close"))
-    lines = [f"HTTP/1.1 {refusal.status} {REASONS[refusal.status]}", *(f"{name}: {value}" for name, value in (*fixed, *refusal.headers)), "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
+    return encode_head(f"HTTP/1.1 {refusal.status} {REASONS[refusal.status]}", (
+        ("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), ("Connection", "close"),
+        *refusal.headers)) + body
 
 
 # ---- JSON-RPC: text -> checked requests or errors; results -> text. Pure. ----
 
 PARSE_ERROR, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
 NOT_STARTED, NOT_ALLOWED, NO_PROCESS, LIMIT_REACHED, NOT_KEPT = -32000, -32001, -32002, -32003, -32004
+STOP_SIGNALS = {f"SIG{name}": getattr(signal, f"SIG{name}") for name in "TERM INT HUP QUIT USR1 USR2 KILL".split()}
 
-STOP_SIGNALS = {s.name: s for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGKILL)}
-
-
-class RpcError(BridgeError):
-    def __init__(self, code: int, message: str, data: Optional[Dict[str, Any]] = None, id: Any = None) -> None:
-        super().__init__(message)
-        self.code, self.data, self.id = code, data, id
+# What a parameter may be: whether a value is right, and that in words.
+Param = NamedTuple("Param", [("is_right", Callable[[Any], bool]), ("wanted", str), ("is_required", bool)])
 
 
-class Param(NamedTuple):
-    """What a parameter may be: `check` says whether a value is right, `wanted` says it in words."""
-
-    check: Callable[[Any], bool]
-    wanted: str
-    is_required: bool = False
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)  # a lone surrogate has no UTF-8
 
 
 def _is_word(value: Any) -> bool:
-    """A string that can be handed to a program: no NUL, and nothing that UTF-8 can't hold."""
-    return isinstance(value, str) and "\0" not in value and not re.search("[\ud800-\udfff]", value)
+    return _is_text(value) and "\0" not in value  # what can be handed to a program
 
 
 def _is_command(value: Any) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(map(_is_word, value)) and value[0] != ""
-    return _is_word(value) and value.strip() != ""
+    return _is_word(value) or (isinstance(value, list) and all(map(_is_word, value)))
 
 
 def _is_environment(value: Any) -> bool:
@@ -761,30 +606,29 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_limit(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= SECONDS_MAX)
+    return value is None or ((_is_integer(value) or isinstance(value, float)) and 0 < value <= SECONDS_MAX)
 
 
-LIMIT = Param(_is_limit, "a positive number of seconds or null")
-PROCESS_ID = Param(lambda value: isinstance(value, str), "a process's id, a string")
+LIMIT = Param(_is_limit, "a positive number of seconds or null", False)
 PARAMS: Dict[str, Dict[str, Param]] = {
     "execute": {
-        "command": Param(_is_command, "a list of strings that begins with a program, or a string", is_required=True),
-        "cwd": Param(lambda value: _is_word(value) and value != "", "a folder, a string"),
-        "env": Param(_is_environment, "an object of strings"),
-        "stdin": Param(lambda value: isinstance(value, str) and not re.search("[\ud800-\udfff]", value), "a string"),
+        "command": Param(_is_command, "a list of strings that begins with a program, or a string", True),
+        "cwd": Param(lambda value: _is_word(value) and value != "", "a folder, a string", False),
+        "env": Param(_is_environment, "an object of strings", False),
+        "stdin": Param(_is_text, "a string", False),
         "timeout": LIMIT,
         "idle_timeout": LIMIT,
-        "stop_signal": Param(lambda value: isinstance(value, str) and value in STOP_SIGNALS, "one of " + ", ".join(STOP_SIGNALS)),
-        "label": Param(lambda value: isinstance(value, str) and len(value) <= LABEL_CHARS, f"a string of at most {LABEL_CHARS} characters"),
-        "umask": Param(lambda value: _is_integer(value) and 0 <= value <= 0o777, "an integer from 0 to 511 (0o777)"),
+        "stop_signal": Param(lambda value: value in list(STOP_SIGNALS), "one of " + ", ".join(STOP_SIGNALS), False),
+        "label": Param(lambda value: isinstance(value, str) and len(value) <= LABEL_CHARS, f"at most {LABEL_CHARS} characters", False),
+        "umask": Param(lambda value: _is_integer(value) and 0 <= value <= 0o777, "an integer from 0 to 511 (0o777)", False),
     },
     "control": {
-        "type": Param(lambda value: value in ("PAUSE", "RESUME", "CANCEL"), "PAUSE, RESUME or CANCEL", is_required=True),
-        "process_id": PROCESS_ID,
+        "type": Param(lambda value: value in ("PAUSE", "RESUME", "CANCEL"), "PAUSE, RESUME or CANCEL", True),
+        "process_id": Param(_is_text, "a process's id, a string", False),
     },
     "attach": {
-        "process_id": PROCESS_ID._replace(is_required=True),
-        "after": Param(lambda value: _is_integer(value) and value >= 0, "an integer of at least 0"),
+        "process_id": Param(_is_text, "a process's id, a string", True),
+        "after": Param(lambda value: _is_integer(value) and value >= 0, "an integer of at least 0", False),
     },
     "list": {},
     "ping": {},
@@ -796,54 +640,43 @@ def _no_constant(name: str) -> None:
 
 
 def parse_message(text: str) -> Tuple[List[Union[Request, RpcError]], bool]:
-    """The requests in a message, or the error in the place of one; True if they came as a batch. Raises RpcError for no JSON."""
+    """The requests in a message, or the error in the place of one; True if they came as a batch."""
     try:
         message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise RpcError(PARSE_ERROR, f"not JSON: {error}") from None
+        return [RpcError(PARSE_ERROR, f"not JSON: {error}")], False
     is_batch = isinstance(message, list) and bool(message)
-    return [_parse_request_or_error(item) for item in (message if is_batch else [message])], is_batch
+    return [parse_request_object(item) for item in (message if is_batch else [message])], is_batch
 
 
-def _parse_request_or_error(item: Any) -> Union[Request, RpcError]:
-    try:
-        return _parse_one(item)
-    except RpcError as error:
-        return error
-
-
-def _parse_one(item: Any) -> Request:
+def parse_request_object(item: Any) -> Union[Request, RpcError]:
     if not isinstance(item, dict):
-        raise RpcError(INVALID_REQUEST, "a request is an object with jsonrpc, id, method and params")
-    request_id = item.get("id")
+        return RpcError(INVALID_REQUEST, "a request is an object with jsonrpc, id, method and params")
+    request_id, params = item.get("id"), item.get("params", {})
     if isinstance(request_id, (bool, list, dict)):
-        raise RpcError(INVALID_REQUEST, "id is a string, a number or null")
-    if item.get("jsonrpc") != "2.0":
-        raise RpcError(INVALID_REQUEST, 'jsonrpc is "2.0"', id=request_id)
-    if not isinstance(item.get("method"), str):
-        raise RpcError(INVALID_REQUEST, "method is a string", id=request_id)
-    params = item.get("params", {})
-    if not isinstance(params, (dict, list)):
-        raise RpcError(INVALID_REQUEST, "params is an object", id=request_id)
+        return RpcError(INVALID_REQUEST, "id must be a string, a number or null")
+    for name, is_right, wanted in (
+        ("jsonrpc", item.get("jsonrpc") == "2.0", '"2.0"'), ("method", isinstance(item.get("method"), str), "a string"),
+        ("params", isinstance(params, (dict, list)), "an object"),
+    ):
+        if not is_right:
+            return RpcError(INVALID_REQUEST, f"{name} must be {wanted}", id=request_id)
     return Request(item["method"], params, request_id, "id" in item)
 
 
-def check_params(request: Request) -> Dict[str, Any]:
-    """The request's parameters, all known and right. Raises RpcError -32601 or -32602, naming the parameter."""
-    table = PARAMS.get(request.method)
+def check_params(request: Request) -> None:
+    """Raises RpcError -32601 for an unknown method, -32602, naming the parameter, for one that is missing, unknown or wrong."""
+    table, params = PARAMS.get(request.method), request.params
     if table is None:
         raise RpcError(NO_METHOD, f"no method {request.method[:80]!r}; there are {', '.join(PARAMS)}")
-    if not isinstance(request.params, dict):
-        raise RpcError(INVALID_PARAMS, "parameters are given by name, in an object")
-    unknown = [name for name in request.params if name not in table]
-    if unknown:
-        raise RpcError(INVALID_PARAMS, f"{request.method} has no parameter {unknown[0][:80]!r}; it has {', '.join(table) or 'none'}")
+    if not isinstance(params, dict):
+        raise RpcError(INVALID_PARAMS, "params must be an object: parameters are given by name")
+    for name in params:
+        if name not in table:
+            raise RpcError(INVALID_PARAMS, f"{request.method} has no parameter {name[:80]!r}; it has {', '.join(table) or 'none'}")
     for name, param in table.items():
-        if name in request.params and not param.check(request.params[name]):
+        if name in params and not param.is_right(params[name]) or name not in params and param.is_required:
             raise RpcError(INVALID_PARAMS, f"{name} must be {param.wanted}")
-        if param.is_required and name not in request.params:
-            raise RpcError(INVALID_PARAMS, f"{request.method} needs {name}: {param.wanted}")
-    return request.params
 
 
 def read_order(params: Mapping[str, Any]) -> Order:
@@ -854,19 +687,15 @@ def read_order(params: Mapping[str, Any]) -> Order:
     except ValueError as error:
         raise RpcError(INVALID_PARAMS, f"command can't be split: {error}") from None
     if not argv or not argv[0]:
-        raise RpcError(INVALID_PARAMS, "command names no program")
-    return Order(
-        argv, params.get("cwd"), params.get("env"), params["stdin"].encode("utf-8") if "stdin" in params else None, params.get("timeout"),
-        params.get("idle_timeout"), STOP_SIGNALS[params.get("stop_signal", "SIGTERM")], params.get("label", ""), params.get("umask", -1))
+        raise RpcError(INVALID_PARAMS, "command must begin with a program")
+    stdin = params["stdin"].encode("utf-8") if "stdin" in params else None
+    return Order(argv, params.get("cwd"), params.get("env"), stdin, params.get("timeout"), params.get("idle_timeout"),
+                 STOP_SIGNALS[params.get("stop_signal", "SIGTERM")], params.get("label", ""), params.get("umask", -1))
 
 
 def encode_json(message: Any) -> bytes:
     """UTF-8; a lone surrogate (from a client's id or label) becomes the escape that JSON has for it."""
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
-
-
-def result_message(request_id: Any, result: Any) -> Dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": request_id, "result": result}
 
 
 def error_message(error: RpcError, request_id: Any) -> Dict[str, Any]:
@@ -879,34 +708,30 @@ def notification(method: str, params: Mapping[str, Any]) -> bytes:
     return encode_frame(Opcode.TEXT, encode_json({"jsonrpc": "2.0", "method": method, "params": params}))
 
 
-# ---- Files: the runtime folder, the token, the journal of unfinished runs. Only this user can read them. ----
+# ---- Private files: the runtime folder, the token, the journal of unfinished runs. Only this user can reach them. ----
 
 
 def runtime_dir() -> Path:
-    """`$XDG_RUNTIME_DIR/cc_execute`, else `~/.cache/cc_execute`; made if need be. Raises BridgeError if others could reach into it."""
+    """`$XDG_RUNTIME_DIR/cc_execute`, else `~/.cache/cc_execute`; made if need be. Raises BridgeError if others can reach into it."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "cc_execute"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        problem = find_privacy_problem(folder.lstat(), stat.S_IFDIR)
     except OSError as error:
-        raise BridgeError(f"{folder} can't be made: {error.strerror}") from error
-    problem = _privacy_problem(found, stat.S_ISDIR, "folder")
+        raise BridgeError(f"{folder} can't be made: {error.strerror}") from None
     if problem:
         raise BridgeError(f"{folder} {problem}; it must be a folder of yours with mode 0700")
     return folder
 
 
-def _privacy_problem(found: os.stat_result, is_kind: Callable[[int], bool], kind: str) -> Optional[str]:
-    if stat.S_ISLNK(found.st_mode):
-        return "is a symbolic link"
-    if not is_kind(found.st_mode):
-        return f"is no {kind}"
+def find_privacy_problem(found: os.stat_result, kind: int) -> Optional[str]:
+    """What is wrong with a file or folder that must be this user's alone, None if nothing is."""
+    if stat.S_IFMT(found.st_mode) != kind:
+        return "is a symbolic link" if stat.S_ISLNK(found.st_mode) else "is of the wrong kind"
     if found.st_uid != os.geteuid():
         return f"belongs to user {found.st_uid}"
-    if found.st_mode & 0o077:
-        return f"can be reached by others (mode {stat.S_IMODE(found.st_mode):04o})"
-    return None
+    return f"can be reached by others (mode {stat.S_IMODE(found.st_mode):04o})" if found.st_mode & 0o077 else None
 
 
 def token_path(port: int) -> Path:
@@ -919,37 +744,33 @@ def read_token(port: int) -> Optional[str]:
 
 
 def read_private(path: Path) -> Optional[str]:
-    """The text of a file that only this user can reach, without white space around it; None if it is absent or anything else."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        if _privacy_problem(os.fstat(descriptor), stat.S_ISREG, "file"):
+    """The text of a small file that only this user can reach, stripped; None if it is absent or anything else."""
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
             return None
-        return os.read(descriptor, HANDSHAKE_BYTES).decode("utf-8", "replace").strip()
-    finally:
-        os.close(descriptor)
+        stack.callback(os.close, descriptor)
+        is_private = find_privacy_problem(os.fstat(descriptor), stat.S_IFREG) is None
+        return os.read(descriptor, HANDSHAKE_BYTES).decode("utf-8", "replace").strip() if is_private else None
 
 
 def write_private(path: Path, text: str) -> None:
     """Puts a 0600 file in the place of whatever is there; a reader sees the old one or the whole new one."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(draft, path)
 
 
 class Journal:
-    """The markers of unfinished runs, in a file that is locked as long as the bridge lives.
+    """The ids of unfinished runs, in a file that is locked as long as the bridge lives.
 
     A journal that nobody locks was left by a bridge that was killed: what carries its markers is to be swept.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
-        self._path = folder / f"bridge-{port}-{os.getpid()}.runs"
-        self._unfinished: Set[str] = set()
+        self._path, self._unfinished = folder / f"bridge-{port}-{os.getpid()}.runs", set()
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
@@ -959,9 +780,8 @@ class Journal:
 
     def finish(self, process_id: str) -> None:
         self._unfinished.discard(process_id)
-        if self._unfinished:
-            os.write(self._descriptor, f"-{process_id}\n".encode("ascii"))
-        else:
+        os.write(self._descriptor, f"-{process_id}\n".encode("ascii"))
+        if not self._unfinished:
             os.ftruncate(self._descriptor, 0)
 
     def close(self) -> None:
@@ -972,16 +792,13 @@ class Journal:
 def take_abandoned(folder: Path) -> Iterator[FrozenSet[str]]:
     """The ids of unfinished runs in each journal that a killed bridge left; a journal goes when the next one is asked for."""
     for path in sorted(folder.glob("bridge-*.runs")):
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            continue  # gone already, or no file of ours
-        with os.fdopen(descriptor, "r") as file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file = stack.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "r"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                continue  # its bridge lives
-            if _privacy_problem(os.fstat(descriptor), stat.S_ISREG, "file") is None:
+                continue  # its bridge lives, or has just removed it
+            if find_privacy_problem(os.fstat(file.fileno()), stat.S_IFREG) is None:
                 lines = file.read().split()
                 yield frozenset(line[1:] for line in lines if re.fullmatch("[+][0-9a-f]+", line) and "-" + line[1:] not in lines)
                 path.unlink(missing_ok=True)
@@ -989,78 +806,62 @@ def take_abandoned(folder: Path) -> Iterator[FrozenSet[str]]:
 
 # ---- Processes, finding: the process table -> what belongs to a run. ----
 
-
-class Seen(NamedTuple):
-    """A process of this user in the process table; `started` tells it from a later one with the same number."""
-
-    pid: int
-    parent: int
-    group: int
-    session: int
-    started: str
-
-
+# A process of this user; `started` tells it from a later one with the same number.
+Seen = NamedTuple("Seen", [("pid", int), ("parent", int), ("group", int), ("session", int), ("started", str)])
 PS_TABLE = ("ps", "-axo", "pid=,ppid=,pgid=,uid=,stat=,lstart=")
 PS_ENVIRONMENTS = ("ps", "-axwwE", "-o", "pid=,command=")  # macOS; -E adds the environment to the command
+HAS_PROC = os.path.exists("/proc/self/environ")
 
 
 def look() -> Dict[int, Seen]:
     """This user's living processes, without the bridge itself."""
-    seen = _look_in_proc() if os.path.exists("/proc/self/stat") else read_ps_table(_output_of(PS_TABLE))
+    seen = look_in_proc() if HAS_PROC else read_ps_table(output_of(PS_TABLE))
     seen.pop(os.getpid(), None)
     return seen
 
 
-def _look_in_proc() -> Dict[int, Seen]:
+def look_in_proc() -> Dict[int, Seen]:
     seen, own = {}, os.geteuid()
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            if os.stat(f"/proc/{name}").st_uid != own:
-                continue
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            continue  # it has just ended
-        if fields[0] not in (b"Z", b"X"):
-            seen[int(name)] = Seen(int(name), int(fields[1]), int(fields[2]), int(fields[3]), fields[19].decode("ascii"))
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.stat(f"/proc/{name}").st_uid == own:
+                with open(f"/proc/{name}/stat", "rb") as file:
+                    state, parent, group, session, *more = file.read().rpartition(b")")[2].split()
+                if state not in (b"Z", b"X"):
+                    seen[int(name)] = Seen(int(name), int(parent), int(group), int(session), more[15].decode("ascii"))
     return seen
 
 
 def read_ps_table(output: str) -> Dict[int, Seen]:
-    """Where there is no /proc: what PS_TABLE printed. `ps` shows no usable session, so the group stands in its place."""
-    seen, own = {}, os.geteuid()
-    for line in output.splitlines():
-        pid, parent, group, uid, state, started = line.split(None, 5)
-        if int(uid) == own and not state.startswith("Z"):
-            seen[int(pid)] = Seen(int(pid), int(parent), int(group), int(group), started.strip())
-    return seen
+    """What PS_TABLE printed. `ps` shows no session everywhere, so the group stands in its place."""
+    rows = [line.split(None, 5) for line in output.splitlines()]
+    return {int(pid): Seen(int(pid), int(parent), int(group), int(group), started.strip())
+            for pid, parent, group, uid, state, started in rows if int(uid) == os.geteuid() and not state.startswith("Z")}
 
 
-def _output_of(command: Sequence[str]) -> str:
+def output_of(command: Sequence[str]) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False).stdout.decode("utf-8", "replace")
 
 
 def find_marked(seen: Mapping[int, Seen], markers: FrozenSet[str]) -> Set[int]:
     """The processes whose environment holds one of these variables."""
-    if os.path.exists("/proc/self/environ"):
-        return {pid for pid in seen if _carries(pid, markers)}
-    return find_marked_in_ps(_output_of(PS_ENVIRONMENTS), markers) & set(seen)
+    if HAS_PROC:
+        return {pid for pid in seen if carries(pid, markers)}
+    return find_marked_in_ps(output_of(PS_ENVIRONMENTS), markers) & set(seen)
 
 
-def _carries(pid: int, markers: FrozenSet[str]) -> bool:
+def carries(pid: int, markers: FrozenSet[str]) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read()
+            environment = set(file.read().split(b"\0"))
     except OSError:
         return False  # it has just ended, or it hides its environment
-    return any(b"\0" + marker.encode("ascii") + b"=1\0" in b"\0" + environment + b"\0" for marker in markers)
+    return any(f"{marker}=1".encode("ascii") in environment for marker in markers)
 
 
 def find_marked_in_ps(output: str, markers: FrozenSet[str]) -> Set[int]:
-    lines = (line.split() for line in output.splitlines() if line.strip())
-    return {int(words[0]) for words in lines if any(marker + "=1" in words[1:] for marker in markers)}
+    rows = [line.split() for line in output.splitlines()]
+    return {int(pid) for pid, *words in rows if any(f"{marker}=1" in words for marker in markers)}
 
 
 def find_family(markers: FrozenSet[str], leader: Optional[int] = None, known: FrozenSet[Tuple[int, str]] = frozenset()) -> List[Seen]:
@@ -1069,28 +870,26 @@ def find_family(markers: FrozenSet[str], leader: Optional[int] = None, known: Fr
     `leader` may be given only as long as that process is not reaped: afterwards its number can be another's.
     """
     seen = look()
-    found = find_marked(seen, markers)
-    found |= {p.pid for p in seen.values() if leader in (p.group, p.session) or (p.pid, p.started) in known}
-    more = found
+    found = more = find_marked(seen, markers) | {
+        p.pid for p in seen.values() if leader in (p.group, p.session) or (p.pid, p.started) in known}
     while more:
         more = {p.pid for p in seen.values() if p.parent in more} - found
         found = found | more
     return [seen[pid] for pid in sorted(found)]
 
 
-def send_signal(pid: int, number: int) -> None:
+def send_signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended; it became another user's
-        os.kill(pid, number)
+        send(pid, number)
 
 
 async def until(is_so: Callable[[], bool], within_s: float) -> bool:
     """Waits until something is so, with growing pauses between the looks; False if it isn't when the time is over."""
     deadline, pause_s = time.monotonic() + within_s, LOOK_S[0]
     while not is_so():
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
+        if time.monotonic() >= deadline:
             return False
-        await asyncio.sleep(min(pause_s, left_s))
+        await asyncio.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
         pause_s = min(pause_s * 1.5, LOOK_S[1])
     return True
 
@@ -1103,7 +902,7 @@ async def kill_all(find: Callable[[], List[Seen]]) -> None:
         nonlocal empty_looks
         found = find()
         for process in found:
-            send_signal(process.pid, signal.SIGKILL)
+            send_signal(os.kill, process.pid, signal.SIGKILL)
         empty_looks = 0 if found else empty_looks + 1
         return empty_looks == 2
 
@@ -1118,33 +917,33 @@ async def sweep(folder: Path) -> None:
             await kill_all(lambda: find_family(frozenset(MARKER_PREFIX + i for i in ids)))
 
 
-# ---- Processes, spawning: an order -> a running program. ----
+# ---- Processes, starting: an order -> a running program. ----
 
 START_REASONS = {errno.ENOENT: "not_found", errno.ENOTDIR: "not_found", errno.EACCES: "not_executable", errno.EPERM: "not_executable",
                  errno.ENOEXEC: "not_executable", errno.E2BIG: "too_long", errno.ENAMETOOLONG: "too_long"}
-START_TEXTS = {"not_found": "is not there (or the interpreter that it names)", "not_executable": "can't be executed",
-               "directory": "is no folder that can be entered", "too_long": "can't be started: its arguments and environment are too long"}
+START_TEXTS = {"not_found": "is not there, or the interpreter that it names is not", "not_executable": "can't be executed",
+               "directory": "is no folder that can be entered", "too_long": "can't be started: arguments and environment are too long",
+               "other": "can't be started"}
 PR_SET_PDEATHSIG = 1
 
 
 def start_error(thing: str, number: Optional[int], reason: Optional[str] = None) -> RpcError:
     reason = reason or START_REASONS.get(number, "other")
-    text = START_TEXTS.get(reason) or f"can't be started: {os.strerror(number) if number else 'the system refused'}"
-    return RpcError(NOT_STARTED, f"{thing[:200]!r} {text}", {"reason": reason, "errno": errno.errorcode.get(number)})
+    return RpcError(NOT_STARTED, f"{thing[:200]!r} {START_TEXTS[reason]}" + (f" ({os.strerror(number)})" if number else ""),
+                    {"reason": reason, "errno": errno.errorcode.get(number)})
 
 
 def find_program(order: Order) -> str:
-    """The file that this order would run, found as a shell in its folder and environment would. Raises RpcError -32000."""
-    folder = os.path.abspath(order.cwd or os.curdir)
+    """The file that this order would run, looked for from its folder and on its PATH. Raises RpcError -32000."""
+    folder, program = os.path.abspath(order.cwd or os.curdir), order.argv[0]
     if not os.path.isdir(folder) or not os.access(folder, os.X_OK):
         number = errno.ENOENT if not os.path.exists(folder) else errno.EACCES if os.path.isdir(folder) else errno.ENOTDIR
         raise start_error(order.cwd or folder, number, "directory")
-    program = order.argv[0]
     places = [""] if "/" in program else os.get_exec_path(order.env)
-    there = [path for path in (os.path.join(folder, place, program) for place in places) if os.path.isfile(path)]
-    runnable = [path for path in there if os.access(path, os.X_OK)]
+    there = [path for path in (os.path.join(folder, place, program) for place in places) if os.path.exists(path)]
+    runnable = [path for path in there if os.path.isfile(path) and os.access(path, os.X_OK)]
     if not runnable:
-        raise start_error(program, errno.EACCES if there or (places == [""] and os.path.exists(os.path.join(folder, program))) else errno.ENOENT)
+        raise start_error(program, errno.EACCES if there else errno.ENOENT)
     return runnable[0]
 
 
@@ -1157,17 +956,8 @@ def is_allowed(path: str, allow: Sequence[str]) -> bool:
     return not allow
 
 
-def child_environment(order: Order, process_id: str) -> Dict[str, str]:
-    environment = dict(os.environ if order.env is None else order.env)
-    environment.pop(TOKEN_VARIABLE, None)
-    environment[MARKER_PREFIX + process_id] = "1"
-    return environment
-
-
-def _death_signal() -> Optional[Callable[[], None]]:
+def make_death_pact() -> Optional[Callable[[], None]]:
     """On Linux, what a child does before it executes its program, so that it is killed when the bridge dies. Else None."""
-    if sys.platform != "linux":
-        return None
     try:
         import ctypes
         prctl = ctypes.CDLL(None).prctl
@@ -1185,16 +975,15 @@ def _death_signal() -> Optional[Callable[[], None]]:
 
 def spawn(order: Order, program: str, process_id: str, umask: int, prepare: Optional[Callable[[], None]]) -> subprocess.Popen:
     """Starts the program in a session of its own, its output in pipes. Raises RpcError -32000."""
-    stdin = subprocess.DEVNULL if order.stdin is None else subprocess.PIPE
+    environment = {**(os.environ if order.env is None else order.env), MARKER_PREFIX + process_id: "1"}
+    environment.pop(TOKEN_VARIABLE, None)
     try:
         return subprocess.Popen(
-            order.argv, executable=program, cwd=order.cwd, env=child_environment(order, process_id), bufsize=0, stdin=stdin,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, umask=umask if order.umask < 0 else order.umask,
-            preexec_fn=prepare)
-    except OSError as error:
-        raise start_error(order.argv[0], error.errno) from None
-    except subprocess.SubprocessError:
-        raise start_error(order.argv[0], None) from None
+            order.argv, executable=program, cwd=order.cwd, env=environment, umask=umask if order.umask < 0 else order.umask,
+            stdin=subprocess.DEVNULL if order.stdin is None else subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            bufsize=0, start_new_session=True, preexec_fn=prepare)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise start_error(order.argv[0], getattr(error, "errno", None)) from None
 
 
 # ---- Processes, clocks and pipes. ----
@@ -1204,8 +993,7 @@ class Clock:
     """A stopwatch that can stand still; when it has run for `limit_s` (None: never) it calls `on_limit`."""
 
     def __init__(self, limit_s: Optional[float], on_limit: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._limit_s, self._on_limit = limit_s, on_limit
+        self._loop, self._limit_s, self._on_limit = asyncio.get_running_loop(), limit_s, on_limit
         self._spent_s = 0.0
         self._since: Optional[float] = None  # loop time, None while it stands
         self._timer: Optional[asyncio.TimerHandle] = None
@@ -1215,22 +1003,18 @@ class Clock:
 
     def run(self, is_running: bool = True) -> None:
         if is_running != (self._since is not None):
-            self._spent_s = self.spent_s()
-            self._since = self._loop.time() if is_running else None
+            self._spent_s, self._since = self.spent_s(), self._loop.time() if is_running else None
             self._arm()
 
     def restart(self) -> None:
-        """Back to zero. The timer stays: when it rings it sees how much is left (a block of output costs no timer)."""
-        self._spent_s = 0.0
-        if self._since is not None:
-            self._since = self._loop.time()
+        """Back to zero. The timer stays: when it rings it sees how much is left, so that a block of output costs no timer."""
+        self._spent_s, self._since = 0.0, None if self._since is None else self._loop.time()
 
     def _arm(self) -> None:
         if self._timer:
             self._timer.cancel()
-            self._timer = None
-        if self._since is not None and self._limit_s is not None:
-            self._timer = self._loop.call_later(max(0.0, self._limit_s - self.spent_s()), self._ring)
+        is_needed = self._since is not None and self._limit_s is not None
+        self._timer = self._loop.call_later(max(0.0, self._limit_s - self.spent_s()), self._ring) if is_needed else None
 
     def _ring(self) -> None:
         if self.spent_s() < self._limit_s:
@@ -1244,8 +1028,7 @@ class Stream:
 
     def __init__(self, name: str, pipe: Any, on_text: Callable[[str, str, int], None], on_end: Callable[[], None]) -> None:
         self.is_open = True
-        self._loop = asyncio.get_running_loop()
-        self._name, self._pipe, self._on_text, self._on_end = name, pipe, on_text, on_end
+        self._loop, self._name, self._pipe, self._on_text, self._on_end = asyncio.get_running_loop(), name, pipe, on_text, on_end
         self._is_listening = self._is_dropped = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         os.set_blocking(pipe.fileno(), False)
@@ -1265,7 +1048,7 @@ class Stream:
                 break
 
     def drop(self) -> None:
-        """The process has ended: ends the text, and what a survivor still writes is read for its sake only."""
+        """The process has ended: its text too, and what a survivor still writes is read for that survivor's sake only."""
         self._give(b"", is_last=True)
         self._is_dropped = True
         self.listen(True)
@@ -1275,41 +1058,34 @@ class Stream:
             block = os.read(self._pipe.fileno(), BLOCK_BYTES)
         except BlockingIOError:
             return False
-        if block:
-            self._give(block)
-        else:
-            self._close()
+        self._give(block, is_last=not block)
+        if not block:
+            self.listen(False)
+            self.is_open = False
+            self._pipe.close()
+            self._on_end()
         return bool(block)
 
-    def _give(self, block: bytes, is_last: bool = False) -> None:
+    def _give(self, block: bytes, is_last: bool) -> None:
         if not self._is_dropped:
             self._on_text(self._name, self._decoder.decode(block, is_last), len(block))
-
-    def _close(self) -> None:
-        self._give(b"", is_last=True)
-        self.listen(False)
-        self.is_open = False
-        self._pipe.close()
-        self._on_end()
 
 
 class Feed:
     """Writes the whole standard input into a process's pipe, as fast as it takes it, and closes it."""
 
     def __init__(self, pipe: Any, data: bytes) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._pipe, self._data = pipe, memoryview(data)
+        self._loop, self._pipe, self._data = asyncio.get_running_loop(), pipe, memoryview(data)
         os.set_blocking(pipe.fileno(), False)
         self._loop.add_writer(pipe.fileno(), self._write)
 
     def _write(self) -> None:
         try:
-            self._data = self._data[os.write(self._pipe.fileno(), self._data[:BLOCK_BYTES]):] if self._data else self._data
+            self._data = self._data[os.write(self._pipe.fileno(), self._data[:BLOCK_BYTES]):]
         except BlockingIOError:
             return
         except OSError:
-            self.close()  # nobody reads it any more: that is the process's affair
-            return
+            self._data = self._data[:0]  # nobody reads it any more: that is the process's affair
         if not self._data:
             self.close()
 
@@ -1323,11 +1099,8 @@ class Kept:
     """A process's messages in order: the last of those that were sent, then those that wait. Numbered from 1 without a gap."""
 
     def __init__(self, limit_bytes: int) -> None:
-        self.waiting_bytes = self.sent_bytes = 0
-        self.last = 0  # number of the newest message
-        self._limit_bytes = limit_bytes
-        self._sent: Deque[bytes] = deque()
-        self._waiting: Deque[bytes] = deque()
+        self.waiting_bytes = self.sent_bytes = self.last = 0  # last: the number of the newest
+        self._limit_bytes, self._sent, self._waiting = limit_bytes, deque(), deque()
 
     def add(self, message: bytes) -> None:
         self._waiting.append(message)
@@ -1347,7 +1120,7 @@ class Kept:
     def rewind(self, after: int) -> bool:
         """Makes message `after` the last one sent; False if what follows it is no longer kept."""
         newest_sent = self.last - len(self._waiting)
-        if after + 1 <= newest_sent - len(self._sent):
+        if after < newest_sent - len(self._sent):
             return False
         for _ in range(newest_sent - after):
             message = self._sent.pop()
@@ -1361,62 +1134,59 @@ class Kept:
 
 # ---- Processes, one of them: from its start to exactly one `completed`. ----
 
-
-class Phase(Enum):
-    RUNNING = "running"
-    PAUSED = "paused"
-    ENDED = "ended"
+Phase = Enum("Phase", {"RUNNING": "running", "PAUSED": "paused", "ENDED": "ended"})
 
 
 class Process:
-    """A started order. Output goes into `kept`; the `viewer`, if there is one, is told to fetch it from there."""
+    """A started order. What it writes goes into `kept`; the `viewer`, if there is one, is told to fetch it from there."""
 
-    def __init__(self, process_id: str, order: Order, popen: subprocess.Popen, grace_s: float, on_end: Callable[[Process], None]) -> None:
-        self.id, self.label, self.program, self.pid = process_id, order.label, order.argv[0], popen.pid
-        self.phase = Phase.RUNNING
-        self.kept = Kept(KEPT_BYTES)
-        self.outputs = 0  # output messages so far: the newest `seq`
-        self.output_bytes = 0
-        self.started_at = datetime.now(timezone.utc)
+    def __init__(self, process_id: str, order: Order, popen: subprocess.Popen, grace_s: float,
+                 on_end: Callable[[Process], None]) -> None:
+        self.id, self.label, self.pid, self.phase = process_id, order.label, popen.pid, Phase.RUNNING
+        self.kept, self.outputs, self.output_bytes = Kept(KEPT_BYTES), 0, 0  # outputs: the newest `seq`
         self.viewer: Optional[Connection] = None
+        self.expiry: Optional[asyncio.TimerHandle] = None  # the bridge's: for a client to come (back) to it
         self._order, self._popen, self._grace_s, self._on_end = order, popen, grace_s, on_end
-        self._marker = frozenset({MARKER_PREFIX + process_id})
-        self._known: FrozenSet[Tuple[int, str]] = frozenset()
-        self._status = "completed"
-        self._ending: Optional[asyncio.Task] = None
-        self._hurry = False
+        self._marker, self._known = frozenset({MARKER_PREFIX + process_id}), frozenset()
+        self._status, self._ending = "completed", None  # _ending: the task that ends it
+        self._is_cancelled = self._hurry = False
+        self._started_at = datetime.now(timezone.utc)
         self._life = Clock(order.timeout_s, lambda: self.end("timeout"))
         self._idle = Clock(order.idle_timeout_s, lambda: self.end("stalled"))
         self._feed = Feed(popen.stdin, order.stdin) if popen.stdin else None
-        self._streams = [Stream(name, pipe, self._on_text, self._on_pipe_end) for name, pipe in (("stdout", popen.stdout), ("stderr", popen.stderr))]
+        self._streams = [Stream(name, getattr(popen, name), self._on_text, self._on_pipe_end) for name in ("stdout", "stderr")]
         self._life.run()
         self.regulate()
 
-    # -- output
+    def describe(self) -> Dict[str, Any]:
+        started_at = self._started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return {"process_id": self.id, "label": self.label, "pid": self.pid, "state": self.phase.value, "started_at": started_at,
+                "elapsed": round(self._life.spent_s(), 3), "output_bytes": self.output_bytes}
 
     def regulate(self) -> None:
         """Back-pressure: reads the pipes only while little enough waits. The idle clock stands while the bridge doesn't listen."""
         is_held = self.kept.waiting_bytes >= (WAITING_BYTES if self.viewer else KEPT_BYTES)
         for stream in self._streams:
             stream.listen(self.phase is Phase.ENDED or not is_held)
-        self._idle.run(self.phase is Phase.RUNNING and not is_held and not self._is_over())
+        self._idle.run(self.phase is Phase.RUNNING and not is_held and not self.is_over())
 
     def _on_text(self, name: str, text: str, count: int) -> None:
         self.output_bytes += count
         self._idle.restart()
         if text:
             self.outputs += 1
-            self._publish(notification("process.output", {"process_id": self.id, "type": name, "seq": self.outputs, "data": text}))
+            self._publish("process.output", {"process_id": self.id, "type": name, "seq": self.outputs, "data": text})
 
-    def _publish(self, message: bytes) -> None:
-        self.kept.add(message)
+    def _publish(self, method: str, params: Mapping[str, Any]) -> None:
+        self.kept.add(notification(method, params))
         if self.viewer:
             self.viewer.pump()
         self.regulate()
 
-    # -- the end
+    # From here on: how it ends.
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether it has ended or is ending."""
         return self._popen.returncode is not None or self._ending is not None
 
     def reap(self) -> None:
@@ -1439,37 +1209,34 @@ class Process:
     def _complete(self) -> None:
         if self.phase is Phase.ENDED:
             return
-        for stream in self._streams:
-            stream.drain()
-        for stream in self._streams:
-            stream.drop()
+        for step in (Stream.drain, Stream.drop):
+            for stream in self._streams:
+                step(stream)
         if self._feed:
             self._feed.close()
-        self.phase = Phase.ENDED
+        self.phase, code = Phase.ENDED, self._popen.returncode
         self._life.run(False)
-        code = self._popen.returncode
-        self._publish(notification("process.completed", {
-            "process_id": self.id, "status": self._status, "exit_code": code if code is None or code >= 0 else None,
-            "signal": signal_name(-code) if code is not None and code < 0 else None, "duration": round(self._life.spent_s(), 3),
-            "survivors": [p.pid for p in self.family()]}))
+        survivors = [p.pid for p in self.family()]
         self._on_end(self)
+        self._publish("process.completed", {
+            "process_id": self.id, "status": self._status, "exit_code": code if code is None or code >= 0 else None,
+            "signal": name_signal(-code) if code is not None and code < 0 else None, "duration": round(self._life.spent_s(), 3),
+            "survivors": survivors})
 
     def end(self, status: str) -> None:
         """Ends the process and all that belongs to it, unless that is under way or over."""
-        if self.phase is not Phase.ENDED and self._ending is None and self._popen.returncode is None:
-            self._status = status
-            self._ending = asyncio.ensure_future(self._end())
+        if not self.is_over():
+            self._status, self._ending = status, asyncio.ensure_future(self._end())
 
     async def cancel(self) -> None:
-        """Ends the process, or, if it has ended, its survivors: then it returns when they are gone. Asked twice, it kills at once."""
-        if self.phase is not Phase.ENDED and self._popen.returncode is None:
-            self._hurry = self._ending is not None
-            self.end("cancelled")
-        else:
+        """Ends the process or, if it has ended, its survivors: then it returns when they are gone. Asked twice, it kills at once."""
+        self._is_cancelled, self._hurry = True, self._is_cancelled
+        self.end("cancelled")
+        if self._ending is None:
             self._complete()
-            self._hurry, self._ending = self._ending is not None, self._ending or asyncio.ensure_future(self._clear())
-            await asyncio.shield(self._ending)
-            self._ending = None
+            self._ending = asyncio.ensure_future(self._end())
+        if self.phase is Phase.ENDED:
+            await self.wait()
 
     async def wait(self) -> None:
         """Returns when an ending that is under way is over."""
@@ -1477,33 +1244,27 @@ class Process:
             await asyncio.wait([self._ending])
 
     async def _end(self) -> None:
-        await self._clear()
-        await until(lambda: self._popen.returncode is not None, KILL_S)
-        self._complete()
-        self._ending = None
-
-    async def _clear(self) -> None:
-        """Signal, grace, SIGKILL: until nothing is left that belongs to this process."""
+        """Signal, grace, SIGKILL: until nothing is left that belongs to this process. Then `completed`, if that was not before."""
         self._signal(self._order.stop_signal)
         self._signal(signal.SIGCONT)  # a stopped process acts on a signal only when it goes on
         await until(lambda: self._hurry or not self.family(), self._grace_s)
         await kill_all(self.family)
+        await until(lambda: self._popen.returncode is not None, KILL_S)
+        self._complete()
+        self._ending, self._is_cancelled = None, False
 
     def family(self) -> List[Seen]:
         return find_family(self._marker, self.pid if self._popen.returncode is None else None, self._known)
 
     def _signal(self, number: int) -> List[Seen]:
         """To the group as one, then to what left it; returns whom it went to."""
-        family, is_leader_there = self.family(), self._popen.returncode is None
-        if is_leader_there:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+        family, has_leader = self.family(), self._popen.returncode is None
+        if has_leader:
+            send_signal(os.killpg, self.pid, number)
         for process in family:
-            if not is_leader_there or process.group != self.pid:
-                send_signal(process.pid, number)
+            if not has_leader or process.group != self.pid:
+                send_signal(os.kill, process.pid, number)
         return family
-
-    # -- pause
 
     def pause(self) -> None:
         stopped: Set[int] = set()
@@ -1511,76 +1272,63 @@ class Process:
             found = {p.pid for p in self._signal(signal.SIGSTOP)}
             if found <= stopped:
                 break
-            stopped |= found  # once more: what was just being started
-        self.phase = Phase.PAUSED
-        self._life.run(False)
-        self.regulate()
+            stopped |= found  # once more, for what was just being started
+        self._set_phase(Phase.PAUSED)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
-        self.phase = Phase.RUNNING
-        self._life.run(not self._is_over())
+        self._set_phase(Phase.RUNNING)
+
+    def _set_phase(self, phase: Phase) -> None:
+        self.phase = phase
+        self._life.run(phase is Phase.RUNNING)
         self.regulate()
 
-    def is_ending(self) -> bool:
-        return self.phase is not Phase.ENDED and self._is_over()
 
-    def describe(self) -> Dict[str, Any]:
-        return {"process_id": self.id, "label": self.label, "pid": self.pid, "state": self.phase.value,
-                "started_at": self.started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "elapsed": round(self._life.spent_s(), 3), "output_bytes": self.output_bytes}
+def name_signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"SIG{number}"  # a real-time signal has no name
 
 
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"SIG{number}"  # a real-time signal
-
-
-# ---- Connection: the pump between one socket, the codec and the processes it views. ----
+# ---- Connection: the pump between one socket, the codec and the processes that it views. ----
 
 
 class Connection(asyncio.Protocol):
     """Read, feed, send what is owed, hand out messages. The only writer on its socket.
 
     Back-pressure comes from `pause_writing`: while the socket's buffer is full no output is fetched, and processes are held by their
-    own `regulate`. Replies are written past it; a client that doesn't read those either is not read from.
+    own `regulate`. Replies are written past it; a client that does not read those either is not read from.
     """
 
     def __init__(self, bridge: Bridge) -> None:
-        self.id = secrets.token_hex(4)
-        self.views: Set[Process] = set()
-        self._bridge = bridge
+        self.id, self.views = secrets.token_hex(4), set()
+        self._bridge, self._inbox, self._is_choked = bridge, b"", False
         self._codec: Optional[Codec] = None  # from the end of the handshake
-        self._inbox = b""
-        self._is_choked = False
         self._take: Callable[[bytes], None] = self._take_handshake
         self._timer: Optional[asyncio.TimerHandle] = None
-        self._handlers = {TextMessage: self._on_text, BinaryMessage: self._on_binary, Closed: self._on_closed}
 
     @property
     def is_open(self) -> bool:
         return self._codec is not None and self._codec.state is State.OPEN
 
-    # -- the transport's calls
+    # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self.cut)
+        transport.set_write_buffer_limits(high=WAITING_BYTES)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio forgets it for a socket that it did not bind itself
+        self._cut_after(HANDSHAKE_S)
         self._bridge.on_connect(self)
 
     def data_received(self, data: bytes) -> None:
         self._take(data)
 
-    def eof_received(self) -> bool:
-        self._linger()
-        return False  # what is in the buffer is still sent, then the transport closes
+    def eof_received(self) -> None:
+        self._linger()  # what is in the buffer is still sent, then the transport closes
 
     def connection_lost(self, error: Optional[Exception]) -> None:
-        self._stop_timer()
+        self._cut_after(None)
         self._let_go()
         self._bridge.on_disconnect(self)
 
@@ -1592,57 +1340,45 @@ class Connection(asyncio.Protocol):
         self._transport.resume_reading()
         self.pump()
 
-    # -- coming in
+    # What comes in.
 
     def _take_handshake(self, data: bytes) -> None:
         self._inbox += data
         try:
             parsed = parse_request(self._inbox)
+            if parsed is None:
+                return
+            refusal = find_refusal(parsed[0], self._bridge.gate) or self._bridge.find_full()
         except HandshakeError as error:
-            self._refuse(Refusal(error.status, str(error)))
-            return
-        if parsed:
-            request, rest = parsed
-            refusal = find_refusal(request, self._bridge.gate) or self._bridge.find_full()
-            if refusal:
-                self._refuse(refusal)
-            else:
-                self._open(request, rest)
-
-    def _refuse(self, refusal: Refusal) -> None:
-        log.warning("connection %s refused: %d %s", self.id, refusal.status, refusal.text)
-        self._transport.write(refusal_response(refusal))
-        self._linger()
+            refusal = Refusal(error.status, str(error), ())
+        if refusal:
+            log.warning("connection %s refused: %d %s", self.id, refusal.status, refusal.text)
+            self._write(refusal_response(refusal))
+            self._linger()
+        else:
+            self._open(*parsed)
 
     def _open(self, request: HttpRequest, rest: bytes) -> None:
-        self._stop_timer()
-        self._inbox = b""
-        self._codec = Codec(Role.SERVER, MESSAGE_BYTES)
-        self._take = self._take_frames
-        self._transport.write(accept_response(request) + notification("connected", self._bridge.greeting(self)))
-        self._bridge.on_open(self)
+        self._cut_after(None)
+        self._inbox, self._codec, self._take = b"", Codec(Role.SERVER, MESSAGE_BYTES), self._take_frames
+        self._write(accept_response(request) + notification("connected", self._bridge.greet(self)))
         self._take_frames(rest)
 
     def _take_frames(self, data: bytes) -> None:
+        is_answer = self._codec.state is State.CLOSING
         for event in self._codec.feed(data):
-            handler = self._handlers.get(type(event))
-            if handler:
-                handler(event)
+            if isinstance(event, TextMessage) and not is_answer:
+                self._bridge.start_task(self._bridge.serve(self, event.text))
+            elif isinstance(event, BinaryMessage):
+                self.close(1003, "requests are sent as text")
+            elif isinstance(event, Closed):
+                log.info("connection %s closed: %d %r", self.id, event.code, event.reason)
+                self._let_go()
         self._write(self._codec.owed())
         if self._codec.state is State.CLOSED:
-            self._linger()
+            self._transport.close() if is_answer else self._linger()
 
-    def _on_text(self, message: TextMessage) -> None:
-        self._bridge.start_task(self._bridge.serve(self, message.text))
-
-    def _on_binary(self, message: BinaryMessage) -> None:
-        self.close(1003, "requests are sent as text")
-
-    def _on_closed(self, closed: Closed) -> None:
-        log.info("connection %s closed: %d %r", self.id, closed.code, closed.reason)
-        self._let_go()
-
-    # -- going out
+    # What goes out.
 
     def send(self, message: Any) -> None:
         """A reply. It overtakes output that waits, not output that was sent."""
@@ -1650,13 +1386,12 @@ class Connection(asyncio.Protocol):
             self._write(self._codec.send_text(encode_json(message)))
 
     def pump(self) -> None:
-        """Sends what waits, one message of each process in turn, as long as the socket takes it."""
-        while self.is_open and not self._is_choked:
+        """Sends what waits, a message of each process in turn, as long as the socket takes it."""
+        turn = [True]
+        while turn and self.is_open and not self._is_choked:
             turn = [process for process in self.views if process.kept.waiting_bytes]
             for process in turn:
                 self._write(process.kept.take())
-            if not turn:
-                break
         for process in self.views:
             process.regulate()
 
@@ -1664,7 +1399,7 @@ class Connection(asyncio.Protocol):
         if self.is_open:
             self._write(self._codec.send_close(code, reason))
             self._let_go()
-        self._linger()
+            self._cut_after(LINGER_S)
 
     def cut(self) -> None:
         self._transport.abort()
@@ -1675,8 +1410,6 @@ class Connection(asyncio.Protocol):
             if self._transport.get_write_buffer_size() > REPLY_BYTES:
                 self._transport.pause_reading()
 
-    # -- the end
-
     def _let_go(self) -> None:
         for process in list(self.views):
             self._bridge.view(process, None)
@@ -1684,84 +1417,77 @@ class Connection(asyncio.Protocol):
     def _linger(self) -> None:
         """Our side is done: what is in the buffer is sent, what still comes is dropped, until the peer closes or the time is over."""
         self._take = lambda data: None
-        self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self.cut)
+        self._cut_after(LINGER_S)
         self._transport.resume_reading()
         if not self._transport.is_closing():
             self._transport.write_eof()
 
-    def _stop_timer(self) -> None:
+    def _cut_after(self, seconds: Optional[float]) -> None:
         if self._timer:
             self._timer.cancel()
-            self._timer = None
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.cut)
 
 
 # ---- Bridge: all connections and processes, and the methods that clients call. ----
 
 
 class Bridge:
-    def __init__(self, settings: Settings, gate: Gate, journal: Journal, umask: int) -> None:
-        self.gate = gate
-        self.processes: Dict[str, Process] = {}
-        self.is_ending = asyncio.Event()
-        self._settings, self._journal, self._umask = settings, journal, umask
+    """`options` are the command line's; `gate` says who may come in; `umask` is for processes whose order has none."""
+
+    def __init__(self, options: argparse.Namespace, gate: Gate, journal: Journal, umask: int) -> None:
+        self.gate, self.is_ending = gate, asyncio.Event()
+        self._options, self._journal, self._umask, self._prepare = options, journal, umask, make_death_pact()
+        self._processes: Dict[str, Process] = {}
         self._connections: Dict[Connection, bool] = {}  # in order of arrival; True when the handshake is done
         self._tasks: Set[asyncio.Task] = set()
-        self._prepare = _death_signal()
-        self._quiet = Clock(settings.idle_exit_s, self.is_ending.set)
-        self._methods = {"execute": self._execute, "control": self._control, "attach": self._attach, "list": self._list, "ping": self._ping}
-        self.note_quiet()
+        self._quiet = Clock(options.idle_exit, self.is_ending.set)
+        self._methods = {name: getattr(self, f"_{name}") for name in PARAMS}
+        self._note_quiet()
 
-    # -- connections
+    # Connections.
 
     def on_connect(self, connection: Connection) -> None:
         self._connections[connection] = False
         pending = [c for c, is_open in self._connections.items() if not is_open]
         if len(pending) > PENDING_HANDSHAKES:
             pending[0].cut()
-        self.note_quiet()
-
-    def on_open(self, connection: Connection) -> None:
-        self._connections[connection] = True
-        log.info("connection %s open", connection.id)
+        self._note_quiet()
 
     def on_disconnect(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
-        self.note_quiet()
+        self._note_quiet()
 
     def find_full(self) -> Optional[Refusal]:
-        if self.is_ending.is_set():
-            return Refusal(503, "the bridge is ending")
-        if sum(self._connections.values()) >= self._settings.max_connections:
-            return Refusal(503, f"{self._settings.max_connections} connections are open already (--max-connections)")
-        return None
+        if sum(self._connections.values()) >= self._options.max_connections:
+            return Refusal(503, f"{self._options.max_connections} connections are open already (--max-connections)", ())
+        return Refusal(503, "the bridge is ending", ()) if self.is_ending.is_set() else None
 
-    def greeting(self, connection: Connection) -> Dict[str, Any]:
-        capabilities = {"methods": list(PARAMS), "controls": ["PAUSE", "RESUME", "CANCEL"], "stop_signals": list(STOP_SIGNALS),
-                        "max_message_bytes": MESSAGE_BYTES, "kept_bytes": KEPT_BYTES, "detach_grace": self._settings.detach_grace_s}
+    def greet(self, connection: Connection) -> Dict[str, Any]:
+        """The parameters of `connected`; from now on it counts as open."""
+        self._connections[connection] = True
+        log.info("connection %s open", connection.id)
+        capabilities = {"methods": list(PARAMS), "stop_signals": list(STOP_SIGNALS), "max_message_bytes": MESSAGE_BYTES,
+                        "kept_bytes": KEPT_BYTES, "detach_grace": self._options.detach_grace}
         return {"version": VERSION, "protocol": PROTOCOL, "connection_id": connection.id, "capabilities": capabilities}
 
     def view(self, process: Process, viewer: Optional[Connection]) -> None:
         """Gives a process's output to this connection, or to none; whoever had it hears no more of it."""
         if process.viewer:
             process.viewer.views.discard(process)
-        process.viewer = viewer
-        if viewer:
+        process.viewer = viewer if viewer and viewer.is_open else None  # it may have gone before its request was carried out
+        if process.viewer:
             viewer.views.add(process)
-        else:
-            self._start_expiry(process)
+        self._await_client(process)
         process.regulate()
 
-    def note_quiet(self) -> None:
+    def _note_quiet(self) -> None:
         """Lets the clock of --idle-exit run while there is no connection, no process, and no end that a client has yet to hear of."""
-        is_busy = self._connections or any(p.phase is not Phase.ENDED or p.kept.waiting_bytes for p in self.processes.values())
-        if is_busy:
-            self._quiet.run(False)
+        is_quiet = not self._connections and all(p.phase is Phase.ENDED and not p.kept.waiting_bytes for p in self._processes.values())
+        self._quiet.run(is_quiet)
+        if not is_quiet:
             self._quiet.restart()
-        else:
-            self._quiet.run()
 
-    # -- messages
+    # Messages.
 
     def start_task(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -1769,13 +1495,8 @@ class Bridge:
         task.add_done_callback(self._tasks.discard)
 
     async def serve(self, connection: Connection, text: str) -> None:
-        try:
-            requests, is_batch = parse_message(text)
-        except RpcError as error:
-            connection.send(error_message(error, None))
-            return
-        answers = [await self._answer(connection, request) for request in requests]
-        replies = [answer for answer in answers if answer is not None]
+        requests, is_batch = parse_message(text)
+        replies = [reply for reply in [await self._answer(connection, request) for request in requests] if reply is not None]
         if replies:
             connection.send(replies if is_batch else replies[0])
 
@@ -1783,30 +1504,26 @@ class Bridge:
         if isinstance(request, RpcError):
             return error_message(request, request.id)
         try:
-            answer = result_message(request.id, await self._methods_of(request)(connection, request.params))
+            check_params(request)
+            result = await self._methods[request.method](connection, request.params)
+            reply = {"jsonrpc": "2.0", "id": request.id, "result": result}
         except RpcError as error:
-            answer = error_message(error, request.id)
+            reply = error_message(error, request.id)
         except Exception:  # whatever it is, it must not cost others anything; the log has the place, without the parameters
             log.exception("%s failed", request.method)
-            answer = error_message(RpcError(INTERNAL_ERROR, "an error in the bridge; its log has the details"), request.id)
-        return answer if request.wants_reply else None
+            reply = error_message(RpcError(INTERNAL_ERROR, "an error in the bridge; its log has the details"), request.id)
+        return reply if request.wants_reply else None
 
-    def _methods_of(self, request: Request) -> Callable[..., Any]:
-        check_params(request)
-        return self._methods[request.method]
-
-    # -- methods: (connection, checked parameters) -> result
+    # Methods: (connection, checked parameters) -> result.
 
     async def _execute(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
         order = read_order(params)
-        if self.is_ending.is_set():
-            raise RpcError(LIMIT_REACHED, "the bridge is ending")
-        running = sum(process.phase is not Phase.ENDED for process in self.processes.values())
-        if running >= self._settings.max_processes:
-            raise RpcError(LIMIT_REACHED, f"{running} processes are running already (--max-processes)")
+        running = sum(process.phase is not Phase.ENDED for process in self._processes.values())
+        if running >= self._options.max_processes or self.is_ending.is_set():
+            raise RpcError(LIMIT_REACHED, f"{running} processes are running (--max-processes), or the bridge is ending")
         program = find_program(order)
-        if not is_allowed(program, self._settings.allow):
-            raise RpcError(NOT_ALLOWED, f"{order.argv[0][:200]!r} is not one of the allowed commands: {', '.join(self._settings.allow)}")
+        if not is_allowed(program, self._options.allow):
+            raise RpcError(NOT_ALLOWED, f"{order.argv[0][:200]!r} is not an allowed command: {', '.join(self._options.allow)}")
         process = self._start(order, program)
         self.view(process, connection)
         return {"status": "started", "process_id": process.id, "pid": process.pid, "pgid": process.pid}
@@ -1819,9 +1536,8 @@ class Bridge:
         except RpcError:
             self._journal.finish(process_id)
             raise
-        process = self.processes[process_id] = Process(process_id, order, popen, self._settings.grace_s, self._on_process_end)
-        log.info("process %s started: %s, pid %d, label %r", process_id, order.argv[0], popen.pid, order.label)
-        self.note_quiet()
+        process = self._processes[process_id] = Process(process_id, order, popen, self._options.grace, self._on_process_end)
+        log.info("process %s started: %r, pid %d, label %r", process_id, order.argv[0], popen.pid, order.label)
         return process
 
     async def _control(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
@@ -1829,25 +1545,21 @@ class Bridge:
         if wanted == "CANCEL":
             await process.cancel()
             return {"status": "cancelled"}
-        if process.phase is Phase.ENDED or process.is_ending():
+        if process.is_over():
             raise RpcError(NO_PROCESS, f"process {process.id} has ended or is ending: it can't be paused or resumed")
-        if wanted == "PAUSE":
-            process.pause()
-            return {"status": "paused"}
-        process.resume()
-        return {"status": "resumed"}
+        change, status = {"PAUSE": (process.pause, "paused"), "RESUME": (process.resume, "resumed")}[wanted]
+        change()
+        return {"status": status}
 
     def _find(self, connection: Connection, process_id: Optional[str]) -> Process:
-        if process_id is not None:
-            if process_id not in self.processes:
-                raise RpcError(NO_PROCESS, f"no process {process_id[:80]!r}: it never was, or ended longer than the kept time ago")
-            return self.processes[process_id]
-        own = [p for p in self.processes.values() if p.viewer is connection]
+        own = [p for p in self._processes.values() if p.viewer is connection]
         chosen = [p for p in own if p.phase is not Phase.ENDED] or own
+        if process_id is not None:
+            chosen = [p for p in self._processes.values() if p.id == process_id]
         if len(chosen) > 1:
             raise RpcError(INVALID_PARAMS, f"process_id must be given: this connection has {len(chosen)} processes")
         if not chosen:
-            raise RpcError(NO_PROCESS, "this connection has no process")
+            raise RpcError(NO_PROCESS, f"no process {process_id or 'of this connection'!r:.80}; ended ones are kept for --detach-grace")
         return chosen[0]
 
     async def _attach(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
@@ -1861,68 +1573,66 @@ class Bridge:
         return {"status": process.phase.value, "pid": process.pid, "label": process.label}
 
     async def _list(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
-        return {"processes": [process.describe() for process in self.processes.values()]}
+        return {"processes": [process.describe() for process in self._processes.values()]}
 
     async def _ping(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
         return {}
 
-    # -- processes
+    # Processes.
 
     def reap(self) -> None:
-        for process in list(self.processes.values()):
+        for process in list(self._processes.values()):
             process.reap()
 
     def _on_process_end(self, process: Process) -> None:
+        """Comes before the client hears of it: once it knows, nothing may be swept any more."""
         log.info("process %s ended", process.id)
         self._journal.finish(process.id)
-        self._start_expiry(process)
-        self._forget_surplus()
-        self.note_quiet()
+        self._await_client(process)
+        ended = [p for p in self._processes.values() if p.phase is Phase.ENDED and not p.kept.waiting_bytes]
+        surplus = sum(p.kept.sent_bytes for p in ended) - ENDED_BYTES
+        for oldest in ended:
+            if surplus > 0:
+                surplus -= oldest.kept.sent_bytes
+                self._forget(oldest)
+        asyncio.get_running_loop().call_soon(self._note_quiet)
 
-    def _start_expiry(self, process: Process) -> None:
-        asyncio.get_running_loop().call_later(self._settings.detach_grace_s, self._expire, process, process.viewer)
+    def _await_client(self, process: Process) -> None:
+        """Begins the time in which a process without its client, or one that has ended, can be attached."""
+        if process.expiry:
+            process.expiry.cancel()
+        process.expiry = asyncio.get_running_loop().call_later(self._options.detach_grace, self._expire, process)
 
-    def _expire(self, process: Process, viewer: Optional[Connection]) -> None:
-        """The grace is over: cancels a process that nobody came back to, forgets an ended one."""
-        if process.viewer is not viewer:
-            return  # it was taken over meanwhile; a later loss started a grace of its own
-        if process.phase is Phase.ENDED and not (viewer and process.kept.waiting_bytes):
-            self._forget(process)
-        elif viewer is None:
+    def _expire(self, process: Process) -> None:
+        if process.phase is not Phase.ENDED and process.viewer is None:
             log.warning("process %s cancelled: its client did not come back", process.id)
             process.end("cancelled")
+        elif process.phase is Phase.ENDED and process.viewer and process.kept.waiting_bytes:
+            self._await_client(process)  # it is still being read
+        elif process.phase is Phase.ENDED:
+            self._forget(process)
+            self._note_quiet()
 
     def _forget(self, process: Process) -> None:
-        self.processes.pop(process.id, None)
+        self._processes.pop(process.id, None)
+        process.expiry.cancel()
         if process.viewer:
             process.viewer.views.discard(process)
-        self.note_quiet()
-
-    def _forget_surplus(self) -> None:
-        ended = [p for p in self.processes.values() if p.phase is Phase.ENDED and not p.kept.waiting_bytes]
-        surplus = sum(p.kept.sent_bytes for p in ended) - ENDED_BYTES
-        for process in ended:
-            if surplus > 0:
-                surplus -= process.kept.sent_bytes
-                self._forget(process)
-
-    # -- the end
 
     async def shut_down(self) -> None:
         """Ends all processes, tells the clients, waits until they have gone."""
-        running = [process for process in self.processes.values() if process.phase is not Phase.ENDED]
-        for process in running:
+        for process in self._processes.values():
             process.end("cancelled")
-        await asyncio.gather(*(process.wait() for process in self.processes.values()))
-        await until(lambda: not any(p.kept.waiting_bytes for c in self._connections for p in c.views), FLUSH_S)
-        for connection in list(self._connections):
+        await asyncio.gather(*(process.wait() for process in self._processes.values()))
+        await until(lambda: all(p.phase is Phase.ENDED and not (p.viewer and p.kept.waiting_bytes) for p in self._processes.values()), LINGER_S)
+        for connection in self._connections:
             connection.close(1001, "the bridge is ending")
-        if not await until(lambda: not self._connections, LINGER_S):
-            for connection in list(self._connections):
-                connection.cut()
+        await until(lambda: not any(self._connections.values()), LINGER_S)
+        for connection in list(self._connections):
+            connection.cut()
 
 
-# ---- Command line: options -> settings, socket, token, signals, the ready line. ----
+# ---- Command line: options -> socket, token, signals, the ready line. ----
 
 EXAMPLES = """
 examples:
@@ -1940,68 +1650,66 @@ exit codes:
 """
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and 0 <= value <= SECONDS_MAX):
-        raise ValueError(text)
-    return value
+def in_range(kind: Callable[[str], Any], name: str, lowest: float, highest: float) -> Callable[[str], Any]:
+    """A type for argparse, which shows its name when a value is wrong."""
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not lowest <= value <= highest:
+            raise ValueError(text)
+        return value
 
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError(text)
-    return value
-
-
-# argparse names the type in its message: `argument --grace: invalid seconds value: 'x'`
-_seconds.__name__, _count.__name__, _port.__name__ = "seconds (0 or more)", "count (1 or more)", "port (0 to 65535)"
+    read.__name__ = f"{name} ({lowest} to {highest:.0f})"
+    return read
 
 
 def make_parser() -> argparse.ArgumentParser:
-    default = Settings()
+    seconds, count = in_range(float, "seconds", 0, SECONDS_MAX), in_range(int, "count", 1, 1_000_000)
     parser = argparse.ArgumentParser(
         prog="ws_bridge.py", description="Runs commands for WebSocket clients on this machine and streams their output.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--host", default=default.host, help="address to listen on (default %(default)s); any but loopback needs --expose")
-    add("--port", type=_port, default=default.port, help="port to listen on (default %(default)s); 0 takes a free one")
+    add("--host", default="127.0.0.1", help="address to listen on (default %(default)s); any but loopback needs --expose")
+    add("--port", type=in_range(int, "port", 0, 65535), default=DEFAULT_PORT, help="port (default %(default)s); 0 takes a free one")
     add("--token-file", type=Path, metavar="F", help="where the token is kept; if F holds one already, that is the token")
     add("--no-token", action="store_true", help="let in everybody on this machine")
-    add("--allow", action="append", default=[], metavar="CMD", help="run only this program (repeatable); what counts is the file that would run")
+    add("--allow", action="append", default=[], metavar="CMD", help="run only this program, by the file that it is (repeatable)")
     add("--expose", action="store_true", help="listen on an address that other machines can reach; needs a token and --allow-host")
-    add("--allow-host", action="append", default=[], metavar="NAME", help="a further name that clients may use for this bridge (repeatable)")
-    add("--detach-grace", type=_seconds, default=default.detach_grace_s, metavar="S",
+    add("--allow-host", action="append", default=[], metavar="NAME", help="a further name for this bridge in `Host` (repeatable)")
+    add("--detach-grace", type=seconds, default=60.0, metavar="S",
         help="how long a process goes on without its client, and can be attached after its end (default %(default)s)")
-    add("--grace", type=_seconds, default=default.grace_s, metavar="S", help="between the signal that asks to end and SIGKILL (default %(default)s)")
-    add("--idle-exit", type=_seconds, metavar="S", help="end S seconds after the last connection and process are gone (default: never)")
-    add("--max-processes", type=_count, default=default.max_processes, metavar="N", help="running at once (default %(default)s)")
-    add("--max-connections", type=_count, default=default.max_connections, metavar="N", help="open at once (default %(default)s)")
-    add("--log-file", type=Path, metavar="F", help="log to F instead of stderr; 1 MiB, three older ones are kept")
+    add("--grace", type=seconds, default=5.0, metavar="S", help="between the stop signal and SIGKILL (default %(default)s)")
+    add("--idle-exit", type=seconds, metavar="S", help="end S seconds after the last connection and process (default: never)")
+    add("--max-processes", type=count, default=64, metavar="N", help="running at once (default %(default)s)")
+    add("--max-connections", type=count, default=64, metavar="N", help="open at once (default %(default)s)")
+    add("--log-file", type=Path, metavar="F", help="log to F instead of stderr; beyond 1 MiB it is renamed, three such are kept")
     add("--version", action="version", version=f"ws_bridge {VERSION}")
     return parser
 
 
-def read_settings(arguments: Optional[Sequence[str]]) -> Settings:
-    options = make_parser().parse_args(arguments)
-    settings = Settings(
-        options.host, options.port, options.token_file, options.no_token, tuple(options.allow), options.expose,
-        tuple(name.lower().rstrip(".") for name in options.allow_host), options.detach_grace, options.grace, options.idle_exit,
-        options.max_processes, options.max_connections, options.log_file)
-    if settings.expose and settings.no_token:
-        raise UsageError("--expose needs a token: leave out --no-token")
-    if settings.expose and not settings.allow_host:
-        raise UsageError("--expose needs --allow-host NAME: the names that clients on other machines use for this one")
-    if settings.no_token and settings.token_file:
-        raise UsageError("--no-token and --token-file exclude each other")
-    return settings
+def parse_options(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    for is_wrong, problem in (
+        (options.expose and options.no_token, "--expose needs a token: leave out --no-token"),
+        (options.expose and not options.allow_host, "--expose needs --allow-host NAME: what clients on other machines call this one"),
+        (options.no_token and options.token_file, "--no-token and --token-file exclude each other"),
+    ):
+        if is_wrong:
+            parser.error(problem)
+    options.address = resolve(options, parser.error)
+    return options
+
+
+def resolve(options: argparse.Namespace, refuse: Callable[[str], Any]) -> Tuple[int, Tuple[str, int]]:
+    """Family and address to listen on, IPv4 first. What is not loopback is refused without --expose."""
+    try:
+        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        refuse(f"--host {options.host!r} is no address: {error.strerror or error}")
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    if not options.expose and not is_loopback(address[0]):
+        refuse(f"--host {options.host!r} can be reached from other machines: use 127.0.0.1, or add --expose")
+    return family, address[:2]
 
 
 def start_log(path: Optional[Path]) -> None:
@@ -2011,43 +1719,28 @@ def start_log(path: Optional[Path]) -> None:
         handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=3, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.WARNING)
     log.setLevel(logging.INFO)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A bound, listening socket. An address that is not loopback is refused without --expose."""
+def listen(family: int, address: Tuple[str, int]) -> socket.socket:
     try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return socket.create_server(address, family=family, backlog=128)
     except OSError as error:
-        raise BridgeError(f"--host {settings.host!r} is no address: {error.strerror or error}") from None
-    family, _, _, _, address = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0]
-    if not settings.expose and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
-        raise UsageError(f"--host {settings.host!r} can be reached from other machines: use 127.0.0.1, or add --expose")
-    try:
-        return socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
-        taken = "is taken by another program" if error.errno == errno.EADDRINUSE else f"can't be used: {os.strerror(error.errno)}"
-        raise BridgeError(f"port {settings.port} on {settings.host} {taken}") from None
+        problem = "is taken by another program" if error.errno == errno.EADDRINUSE else f"can't be used: {os.strerror(error.errno)}"
+        raise BridgeError(f"port {address[1]} on {address[0]} {problem}") from None
 
 
 @contextlib.contextmanager
-def keep_token(settings: Settings, port: int) -> Iterator[Optional[str]]:
-    """The token, from the environment or from its file; a file that was made for it goes again at the end, if it is still ours."""
+def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]]:
+    """The token, from the environment or its file. A file that was made for it goes again at the end, if it is still ours."""
     given = os.environ.pop(TOKEN_VARIABLE, "")
-    if settings.no_token or given:
-        yield None if settings.no_token else given
-        return
-    path = settings.token_file or token_path(port)
-    token = (read_private(path) or "") if settings.token_file else ""
-    if token:
-        yield token
+    path = options.token_file or token_path(port)
+    kept = options.token_file and read_private(path)
+    if options.no_token or given or kept:
+        yield None if options.no_token else given or kept
         return
     token = secrets.token_urlsafe(32)
-    try:
-        write_private(path, token + "\n")
-    except OSError as error:
-        raise BridgeError(f"the token file {path} can't be written: {error.strerror}") from None
+    write_private(path, token + "\n")
     try:
         yield token
     finally:
@@ -2056,46 +1749,42 @@ def keep_token(settings: Settings, port: int) -> Iterator[Optional[str]]:
 
 
 def announce(host: str, port: int) -> None:
-    """The ready line. Whoever waited for it may be gone, and later nothing is written to stdout."""
-    name = f"[{host}]" if ":" in host else host
-    log.info("listening on ws://%s:%d/", name, port)
+    """The ready line. Whoever waited for it may be gone; later nothing is written to stdout."""
+    url = f"ws://[{host}]:{port}/" if ":" in host else f"ws://{host}:{port}/"
+    log.info("listening on %s", url)
     with contextlib.suppress(OSError, AttributeError):  # AttributeError: started without a stdout
-        print(f"ws_bridge {VERSION} listening on ws://{name}:{port}/", flush=True)
+        print(f"ws_bridge {VERSION} listening on {url}", flush=True)
 
 
-async def run(settings: Settings, listener: socket.socket, umask: int) -> None:
+async def run(options: argparse.Namespace, listener: socket.socket, umask: int) -> None:
     """From the bound socket to the end of the last process."""
-    loop = asyncio.get_running_loop()
-    host, port = listener.getsockname()[:2]
-    folder = runtime_dir()
+    loop, (host, port), folder = asyncio.get_running_loop(), listener.getsockname()[:2], runtime_dir()
     await sweep(folder)
-    with contextlib.ExitStack() as stack:
-        journal = Journal(folder, port)
-        stack.callback(journal.close)
-        with keep_token(settings, port) as token:
-            bridge = Bridge(settings, Gate(token, frozenset(settings.allow_host)), journal, umask)
+    with contextlib.closing(Journal(folder, port)) as journal:
+        with keep_token(options, port) as token:
+            names = frozenset(name.lower().rstrip(".") for name in options.allow_host)
+            bridge = Bridge(options, Gate(token, names), journal, umask)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, bridge.is_ending.set)
             loop.add_signal_handler(signal.SIGCHLD, bridge.reap)
             server = await loop.create_server(lambda: Connection(bridge), sock=listener)
             announce(host, port)
             await bridge.is_ending.wait()
-        # The token file is gone before the port is free: the next bridge's is not touched.
-        server.close()
+        server.close()  # the token file went before the port is free, so that the next bridge's is not touched
         log.info("ending")
         await bridge.shut_down()
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
+    options = parse_options(arguments)
     try:
-        settings = read_settings(arguments)
-        umask = os.umask(0o077)  # what the bridge writes is for its user only; agents get the umask that was there
-        start_log(settings.log_file)
-        with listen(settings) as listener:
-            asyncio.run(run(settings, listener, umask))
-    except BridgeError as error:
+        umask = os.umask(0o077)  # what the bridge writes is for its user only; processes get the umask that was there
+        start_log(options.log_file)
+        with listen(*options.address) as listener:
+            asyncio.run(run(options, listener, umask))
+    except (BridgeError, OSError) as error:
         print(f"ws_bridge: {error}", file=sys.stderr)
-        return error.exit_code
+        return BridgeError.exit_code
     return 0
 
 

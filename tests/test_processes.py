@@ -477,9 +477,9 @@ def test_an_ended_process_is_forgotten_after_the_grace(client):
 
 def test_the_table_of_ps_is_read(client):
     started = client.call("execute", command=["sleep", "100"])
-    seen = wb.read_ps_table(wb._output_of(("ps", "-axo", "pid=,ppid=,pgid=,uid=,stat=,lstart=")))
+    seen = wb.read_ps_table(wb.output_of(("ps", "-axo", "pid=,ppid=,pgid=,uid=,stat=,lstart=")))
     assert seen[started["pid"]].group == started["pid"] and os.getpid() in seen
-    marked = wb.find_marked_in_ps(wb._output_of(("ps", "axeww", "-o", "pid=,command=")), frozenset({wb.MARKER_PREFIX + started["process_id"]}))
+    marked = wb.find_marked_in_ps(wb.output_of(("ps", "axeww", "-o", "pid=,command=")), frozenset({wb.MARKER_PREFIX + started["process_id"]}))
     assert marked == {started["pid"]}
     client.cancel(started["process_id"])
     assert client.finish(started).completed["signal"] == signal.SIGTERM.name
