@@ -590,7 +590,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_word(value: Any) -> bool:
-    return _is_text(value) and "\0" not in value  # what can be handed to a program
+    """What can be handed to a program: no NUL; bytes that are not UTF-8 come as the surrogates U+DC80 to U+DCFF (PEP 383)."""
+    return isinstance(value, str) and "\0" not in value and not re.search("[\ud800-\udc7f\udd00-\udfff]", value)
 
 
 def _is_command(value: Any) -> bool:
@@ -973,15 +974,27 @@ def make_death_pact() -> Optional[Callable[[], None]]:
     return prepare
 
 
+def _as_bytes(word: str) -> bytes:
+    """A word from a client as the bytes that it stood for there, whatever the bridge's own locale."""
+    return word.encode("utf-8", "surrogateescape")
+
+
+def child_environment(order: Order, process_id: str) -> Dict[bytes, bytes]:
+    """The order's environment, else the bridge's own, with the marker and without the token."""
+    given = os.environb if order.env is None else {_as_bytes(name): _as_bytes(value) for name, value in order.env.items()}
+    environment = {**given, _as_bytes(MARKER_PREFIX + process_id): b"1"}
+    environment.pop(_as_bytes(TOKEN_VARIABLE), None)
+    return environment
+
+
 def spawn(order: Order, program: str, process_id: str, umask: int, prepare: Optional[Callable[[], None]]) -> subprocess.Popen:
     """Starts the program in a session of its own, its output in pipes. Raises RpcError -32000."""
-    environment = {**(os.environ if order.env is None else order.env), MARKER_PREFIX + process_id: "1"}
-    environment.pop(TOKEN_VARIABLE, None)
     try:
         return subprocess.Popen(
-            order.argv, executable=program, cwd=order.cwd, env=environment, umask=umask if order.umask < 0 else order.umask,
+            [_as_bytes(word) for word in order.argv], executable=program, cwd=order.cwd, env=child_environment(order, process_id),
+            umask=umask if order.umask < 0 else order.umask, bufsize=0,
             stdin=subprocess.DEVNULL if order.stdin is None else subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            bufsize=0, start_new_session=True, preexec_fn=prepare)
+            start_new_session=True, preexec_fn=prepare)
     except (OSError, subprocess.SubprocessError) as error:
         raise start_error(order.argv[0], getattr(error, "errno", None)) from None
 

@@ -136,6 +136,12 @@ def test_folder_environment_and_umask(client, tmp_path):
     assert client.run(["sh", "-c", "umask"]).text().strip() == f"{current_umask():04o}"
 
 
+def test_bytes_that_are_not_utf8_reach_the_process_as_they_were(client):
+    """As cc_execute.py sends an environment or argument with such bytes: each as a lone surrogate (PEP 383)."""
+    run = client.run(["sh", "-c", "printf %s \"$A$1\" | od -An -tx1", "sh", "\udcfc"], env={"A": "\udce9ä", "PATH": os.environ["PATH"]})
+    assert run.text().split() == ["e9", "c3", "a4", "fc"]
+
+
 def current_umask() -> int:
     value = os.umask(0)
     os.umask(value)
