@@ -52,6 +52,7 @@ import sys
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple, NoReturn, Optional
 
@@ -237,9 +238,9 @@ class Turn:
         self.emit(event)
 
     def interrupted(self) -> int:
-        """SIGINT: tells of it as the CLI does and gives its exit code."""
-        if not self.messages:
-            return 0
+        """SIGINT: tells of it as the CLI does and gives its exit code; a turn that is over just ends."""
+        if not self.messages or self.exit_code is not None:
+            return self.exit_code or 0
         in_tool = self.open_tool is not None
         if in_tool:
             self.end_tool(ToolOutcome(REJECTED, "User rejected tool use", True))
@@ -294,7 +295,8 @@ def use_bash(command: str) -> ToolOutcome:
         try:
             code = shell.wait()
         except KeyboardInterrupt:
-            os.killpg(shell.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # who interrupts us may have interrupted the command too
+                os.killpg(shell.pid, signal.SIGKILL)
             shell.wait()
             raise
         output.seek(0)

@@ -5,6 +5,7 @@ Sections: parts that may be missing, waiting, processes that carry a mark, names
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -108,7 +109,7 @@ def own_mark() -> str:
 def own_bridges() -> list[MarkedProcess]:
     """The bridges of this test. One that cc_execute.py has started keeps little of the environment, but the runtime folder."""
     mine = marked_processes(own_mark(), f"XDG_RUNTIME_DIR={os.environ['XDG_RUNTIME_DIR']}")
-    return [process for process in mine if "ws_bridge.py --" in process.command]
+    return [process for process in mine if re.search(r"ws_bridge\.py( --|$)", process.command)]
 
 
 # ---- Namespaces: a network or a file system view of a test's own. Linux. ----

@@ -1,0 +1,224 @@
+"""Criteria: what a criterion means, whether it is met and how sure that is, by the table in criteria_cases.py.
+
+A wrong "met", and above all a wrong "proved", is the worst that this program can do; so is the emphasis of the table.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+import cc_execute
+from cc_execute import Changes, CommandResult, Evidence, Snapshot, Stream, ToolCall, compare, judge, read_criteria, take_snapshot
+from criteria_cases import MET, OPEN, PROVED, TABLE, UNMET, WEAK, Row, World
+from transcripts import bash, lines
+
+COMMAND_LIMIT_S = 60
+
+
+def write_files(folder: Path, files: dict) -> None:
+    for name, content in files.items():
+        path = folder / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_text(content, "utf-8")
+
+
+def run_command(folder: Path):
+    def run(command: str) -> CommandResult:
+        done = subprocess.run(["sh", "-c", command], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT,
+                              encoding="utf-8", timeout=COMMAND_LIMIT_S, check=False)
+        return CommandResult(done.returncode, done.stdout)
+    return run
+
+
+def make_evidence(world: World, folder: Path) -> Evidence:
+    """The world made real: files before the run, then what the run did, with the tool results read from a stream."""
+    write_files(folder, world.before)
+    before = take_snapshot(str(folder))
+    write_files(folder, world.wrote)
+    for name in world.deleted:
+        (folder / name).unlink()
+    stream = Stream()
+    stream.feed(lines(world.events))
+    changes = compare(before, take_snapshot(str(folder), before))
+    return Evidence(str(folder), before, changes, tuple(stream.calls.values()), world.text,
+                    None if world.only_claims else run_command(folder))
+
+
+def judge_in(world: World, folder: Path, *criteria: str, **options):
+    """The verdict on the last of the criteria."""
+    return judge(read_criteria(criteria), make_evidence(world, folder), **options)[-1]
+
+
+def texts(case: Row) -> tuple:
+    return (case.criteria,) if isinstance(case.criteria, str) else case.criteria
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: f"{texts(case)[-1]} / {case.reason}")
+def test_a_criterion_is(case, workspace):
+    verdict = judge_in(case.world, workspace, *texts(case))
+    told = f"{verdict.criterion.kind}: {verdict.evidence}"
+    if case.met is OPEN:
+        assert not (verdict.met and verdict.confidence == PROVED), told
+    else:
+        assert verdict.met == case.met, told
+    assert case.kind in (None, verdict.criterion.kind), told
+    assert case.sure in ("", verdict.confidence), f"{verdict.confidence}, {told}"
+    assert verdict.evidence and "\n" not in verdict.evidence
+    assert verdict.criterion.text == texts(case)[-1]
+
+
+def test_the_table_is_as_big_and_as_nasty_as_it_ought_to_be():
+    assert len(TABLE) >= 100
+    assert 3 * sum("LIES" in case.reason for case in TABLE) >= len(TABLE)
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: f"{texts(case)[-1]} / {case.reason}")
+def test_strict_takes_only_what_is_proved(case, workspace):
+    criteria, evidence = read_criteria(texts(case)), make_evidence(case.world, workspace)
+    loose, strict = judge(criteria, evidence)[-1], judge(criteria, evidence, strict=True)[-1]
+    assert strict.met == (loose.met and loose.confidence == PROVED)
+
+
+# ---- Evidence says what a person has to know. ----
+
+EVIDENCE = [
+    ("File a.py exists", World(wrote={"a.py": "12345"}), ["a.py", "5 bytes", "created by this run"]),
+    ("File a.py exists", World(before={"a.py": "1"}), ["a.py", "1 byte", "was there before, unchanged"]),
+    ("File a.py exists", World(before={"a.py": "1"}, wrote={"a.py": "2"}), ["changed by this run"]),
+    ("File a.py exists", World(wrote={"src/a.py": "1"}), ["a.py does not exist", "src/a.py"]),
+    ("a.py contains DEBUG", World(wrote={"a.py": "\n\nDEBUG = 1\n"}), ["a.py", "line 3", "DEBUG = 1"]),
+    ("`sh -c 'echo oops; exit 7'`", World(), ["exit code 7", "oops"]),
+    ("No errors", World(events=(bash("python a.py", "Traceback (most recent call last):\n  x\nKeyError: 'k'"),)),
+     ["python a.py", "KeyError"]),
+]
+
+
+@pytest.mark.parametrize("criterion, world, words", EVIDENCE, ids=[f"{row[0]} -> {row[2][-1]}" for row in EVIDENCE])
+def test_the_evidence_names(criterion, world, words, workspace):
+    evidence = judge_in(world, workspace, criterion).evidence
+    assert all(word in evidence for word in words), evidence
+
+
+# ---- What is not known for certain is not proved. ----
+
+def test_after_an_incomplete_baseline_created_by_this_run_is_only_weak(workspace):
+    write_files(workspace, {"a.py": "DEBUG = 1"})
+    evidence = Evidence(str(workspace), Snapshot({}, complete=False), Changes(created=("a.py",), complete=False))
+    verdicts = judge(read_criteria(["Creates a.py", "Contains DEBUG"]), evidence)
+    assert [(verdict.met, verdict.confidence) for verdict in verdicts[:1]] == [(MET, WEAK)]
+
+
+def test_a_file_of_which_nothing_is_known_is_not_proved_to_be_written_by_this_run(workspace):
+    write_files(workspace, {"a.py": "x"})
+    verdict = judge(read_criteria(["Creates a.py"]), Evidence(str(workspace), Snapshot({}, False), Changes(complete=False)))[0]
+    assert (verdict.met, verdict.confidence) in ((MET, WEAK), (UNMET, WEAK))
+
+
+def test_an_unfinished_bash_call_proves_nothing(workspace):
+    call = ToolCall("Bash", {"command": "pytest -q"})
+    verdict = judge(read_criteria(["No errors"]), Evidence(str(workspace), calls=(call,)))[0]
+    assert verdict.confidence == WEAK
+
+
+def test_a_dangling_link_does_not_exist_and_is_still_in_the_way(workspace):
+    (workspace / "a.py").symlink_to("nowhere")
+    world = World()
+    assert not judge_in(world, workspace, "File a.py exists").met
+    assert not judge_in(world, workspace, "a.py does not exist").met
+
+
+def test_commands_run_last_so_that_they_cannot_make_the_files_that_others_ask_for(workspace):
+    verdicts = judge(read_criteria(["`touch a.txt`", "File a.txt exists"]), make_evidence(World(), workspace))
+    assert [verdict.met for verdict in verdicts] == [True, False]
+
+
+def test_a_command_that_is_killed_or_runs_into_the_limit_is_not_met(workspace):
+    evidence = Evidence(str(workspace), run=lambda command: CommandResult(None, "120\n", "timeout after 45.0 s"))
+    for criterion in ("`sleep 100`", "`sleep 100` → 120"):
+        verdict = judge(read_criteria([criterion]), evidence)[0]
+        assert not verdict.met and "timeout after 45.0 s" in verdict.evidence
+
+
+def test_each_command_is_run_once(workspace):
+    judge(read_criteria(["`echo x >> ran`", "Contains y", "File z exists"]), make_evidence(World(), workspace))
+    assert (workspace / "ran").read_text() == "x\n"
+
+
+def test_only_backticks_known_interpreters_and_dot_slash_are_commands(workspace):
+    texts = ["rm -rf build succeeds", "curl example.org prints ok", "The command rm x works", "Running deploy.sh prints ok",
+             "File rm exists", "eval x prints 1"]
+    assert [criterion.command for criterion in read_criteria(texts)] == [""] * len(texts)
+    texts = ["python x.py prints 1", "node x.js prints 1", "npm test passes", "pytest -q passes", "make all succeeds",
+             "go test succeeds", "cargo test passes",
+             "bash x.sh prints 1", "./x.sh prints 1"]
+    assert all(criterion.kind == "command" for criterion in read_criteria(texts))
+
+
+@pytest.mark.parametrize("binary", [b"\xff\xfeDEBUG\x00", b"\x80DEBUG = 1"])
+def test_files_that_are_no_text_are_searched_all_the_same(binary, workspace):
+    (workspace / "a.bin").write_bytes(binary)
+    assert judge(read_criteria(["a.bin contains DEBUG"]), Evidence(str(workspace)))[0].met
+
+
+def test_a_pipe_in_the_folder_does_not_hang_the_verdict(workspace):
+    os.mkfifo(workspace / "a.py")
+    assert not judge(read_criteria(["a.py contains DEBUG"]), Evidence(str(workspace)))[0].met
+
+
+# ---- What holds for any words. ----
+
+FRAGMENTS = ["File ", "a.py", " exists", "Contains ", "contains ", "does not ", "No ", "errors", "`", "`make`", "Output ",
+             " or ", " and ", ", ", "prints ", "120", '"', "'",
+             " in ", "(", "[", "\\", "/", "*", ".", "+", "?", "→", "é", "{", "creates ", "Running ", "python3 ",
+             "no longer exists", "matches /(/", "\u2028"]
+WORDS = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=4)), min_size=1,
+                 max_size=12).map("".join).filter(str.strip)
+
+
+@given(WORDS)
+def test_any_words_are_a_criterion_that_can_be_judged_planned_and_advised_on(tmp_path_factory, words):
+    from cc_execute import KIND
+    folder = tmp_path_factory.mktemp("any")
+    try:
+        criterion = read_criteria([words])[0]
+        verdict = judge([criterion], Evidence(str(folder), text="a.py 120", run=lambda command: CommandResult(0, "120")))[0]
+        assert criterion.text == words and verdict.confidence in ("proved", "weak")
+        assert KIND[criterion.kind].plan(criterion) and KIND[criterion.kind].advice(criterion)
+        if criterion.kind == "keywords":
+            assert verdict.confidence == "weak"
+    finally:
+        shutil.rmtree(folder)
+
+
+@given(WORDS)
+def test_nobody_is_believed_about_files(tmp_path_factory, words):
+    """Whatever Claude says: in an empty folder no file exists and none contains anything."""
+    folder = tmp_path_factory.getbasetemp()
+    evidence = Evidence(str(folder / "empty"),
+                        text=words + " File config.py exists. config.py contains DEBUG. I created config.py")
+    verdicts = judge(read_criteria(["File config.py exists", "config.py contains DEBUG", "Creates config.py"]), evidence)
+    assert [verdict.met for verdict in verdicts] == [False] * 3
+
+
+@given(st.integers(0, 10 ** 6), st.integers(0, 10 ** 6))
+def test_a_number_is_found_if_and_only_if_it_stands_there_whole(wanted, printed):
+    evidence = Evidence("/", run=lambda command: CommandResult(0, f"result: {printed}\n"))
+    verdict = judge(read_criteria([f"`x` → {wanted}"]), evidence)[0]
+    assert verdict.met == (wanted == printed)
+
+
+# ---- Files that are too big to be searched whole. ----
+
+def test_the_absence_of_a_text_is_not_proved_by_the_beginning_of_a_big_file(workspace, monkeypatch):
+    monkeypatch.setattr(cc_execute, "SEARCH_LIMIT_BYTES", 100)
+    write_files(workspace, {"big.log": "x" * 200 + "\nSECRET\n"})
+    for criterion in ("big.log does not contain SECRET", "big.log contains SECRET"):
+        verdict = judge(read_criteria([criterion]), Evidence(str(workspace)))[0]
+        assert verdict.confidence == WEAK or verdict.met == ("not" not in criterion), verdict

@@ -1,0 +1,238 @@
+"""Endings: why the agent has not done its part, by trusted places only; words in a transcript never make an error."""
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+import pytest
+
+from cc_execute import Ended, Stream, classify_ending
+from transcripts import (api_error, api_retry, bash, error_result, failed_bash, init, lines, rate_limit, read, result, says,
+                         synthetic, tool)
+
+NOW = 1_762_950_000.0
+WORK = [init(), says("I'll do it."), bash("make", "ok")]
+
+
+class Case(NamedTuple):
+    kind: Optional[str]
+    hint: Optional[str]
+    reason: str
+    events: list
+    ended: Ended = Ended("completed", 1)
+    stderr: str = ""
+
+
+WAIT, LOG_IN, CREDIT, FIX, ALLOW = "wait_and_retry", "log_in", "add_credit", "fix_command", "allow_tool"
+SHORTER, LONGER = "shorter_response", "increase_timeout"
+OUTPUT_LIMIT = ("API Error: Claude's response exceeded the 64000 output token maximum. To configure this behavior, "
+                "set the CLAUDE_CODE_MAX_OUTPUT_TOKENS environment variable.")
+ROOT_REFUSED = "--dangerously-skip-permissions cannot be used with root/sudo privileges for security reasons"
+
+CASES = [
+    # what we did ourselves comes first
+    Case("timeout", LONGER, "the time limit passed", WORK, Ended("timeout", None, "SIGINT", 45.0)),
+    Case("timeout", LONGER, "the time limit passed and the interrupted turn gave an error result",
+         WORK + [error_result("error_during_execution")], Ended("timeout", 130)),
+    Case("timeout", LONGER, "the time limit passed; words of other errors change nothing",
+         WORK + api_error("Credit balance is too low"), Ended("timeout", 1)),
+    Case("timeout", LONGER, "a good result that came only after the limit", WORK + [result()],
+         Ended("timeout", 0, duration=46.0, late=True)),
+    Case("stalled", LONGER, "it said nothing for too long", WORK, Ended("stalled", None, "SIGKILL")),
+    Case("cancelled", None, "the user cancelled it", WORK, Ended("cancelled", 130, cause="user")),
+    Case("cancelled", None, "the user cancelled it and it still gave a result", WORK + [result()],
+         Ended("cancelled", 0, cause="user")),
+    Case("cancelled", None, "somebody else cancelled it", WORK, Ended("cancelled", None, "SIGKILL")),
+    # then the result's subtype
+    Case("max_turns", None, "turns are used up", WORK + [error_result("error_max_turns", "Reached maximum number of turns (3)",
+        terminal_reason="max_turns")]),
+    Case("max_turns", None, "turns are used up, without any text", WORK + [error_result("error_max_turns")]),
+    Case("budget", None, "the budget is used up", WORK + [error_result("error_max_budget_usd", "Reached maximum budget ($0.01)",
+        terminal_reason=None)]),
+    Case("budget", None, "subtype before a text about something else",
+         WORK + [error_result("error_max_budget_usd", "rate limit")]),
+    # terminal_reason and rejected limits
+    Case("token_limit", SHORTER, "terminal_reason prompt_too_long",
+         api_error("Prompt is too long", terminal_reason="prompt_too_long")),
+    Case("token_limit", SHORTER, "terminal_reason blocking_limit",
+         [result("Context limit reached", is_error=True, terminal_reason="blocking_limit")]),
+    Case("usage_limit", WAIT, "a rejected limit", [init(), rate_limit("rejected", NOW + 600),
+        api_error("You've hit your session limit · resets 3:45pm", 429, "rate_limit")]),
+    Case("usage_limit", WAIT, "a rejected limit, whatever the text",
+         [init(), rate_limit("rejected", NOW + 600), api_error("API Error: Request rejected (429)", 429, "rate_limit")]),
+    # status and error fields
+    Case("authentication", LOG_IN, "401", [init(),
+                                           api_error("Failed to authenticate. API Error: 401 Invalid bearer token", 401,
+                                               "authentication_failed")]),
+    Case("authentication", LOG_IN, "403", [init(), api_error("API Error: 403 Forbidden", 403)]),
+    Case("authentication", LOG_IN, "the organization is disabled",
+         [init(), api_error("Your organization has disabled Claude subscription access for Claude Code", 403,
+                            "oauth_org_not_allowed")]),
+    Case("authentication", LOG_IN, "a doomed api_retry, cut short by us", [init(), api_retry("authentication_failed", 401)],
+         Ended("cancelled", 130, cause="doomed")),
+    Case("billing", CREDIT, "a doomed api_retry, cut short by us", [init(), api_retry("billing_error", 402)],
+         Ended("cancelled", 130, cause="doomed")),
+    Case("rate_limit", WAIT, "429, passing", [init(),
+        api_error("API Error: Request rejected (429) · this may be a temporary capacity issue", 429, "rate_limit")]),
+    Case("rate_limit", WAIT, "429, not the usage limit",
+         [init(), api_error("API Error: Server is temporarily limiting requests (not your usage limit)", 429, "rate_limit")]),
+    Case("usage_limit", WAIT, "429, a session limit by its text",
+         [init(), api_error("You've hit your session limit · resets 3:45pm", 429, "rate_limit")]),
+    Case("usage_limit", WAIT, "429, with a typographic apostrophe",
+         [init(), api_error("You’ve hit your weekly limit · resets Mon 12:00am", 429, "rate_limit")]),
+    Case("usage_limit", WAIT, "429, mid-run, terminal_reason completed",
+         WORK + api_error("You've hit your session limit · resets 4pm (UTC)", 429, "rate_limit") + [
+        result("You've hit your session limit · resets 4pm (UTC)", is_error=True, api_error_status=429, num_turns=588)]),
+    Case("usage_limit", WAIT, "the older text with an epoch",
+         [init(), api_error("Claude AI usage limit reached|1762952400", 429)]),
+    Case("usage_limit", WAIT, "extra usage", [init(), api_error("You're out of extra usage · resets 9pm", 429, "rate_limit")]),
+    Case("billing", CREDIT, "429, a spend limit by its text",
+         [init(), api_error("You've hit your org's monthly spend limit", 429, "rate_limit")]),
+    Case("overloaded", WAIT, "529", [init(), api_error("API Error: 529 Overloaded. This is a server-side issue", 529,
+        "overloaded")]),
+    Case("overloaded", WAIT, "500", [init(), api_error("API Error: 500 Internal server error.", 500, "server_error")]),
+    Case("overloaded", WAIT, "503 without a field", [init(), api_error("API Error: 503", 503)]),
+    Case("token_limit", SHORTER, "output too long, by its field", [init(), api_error(OUTPUT_LIMIT, None, "max_output_tokens")]),
+    Case("token_limit", SHORTER, "413", [init(), api_error("Request too large (max 32MB)", 413)]),
+    Case("token_limit", SHORTER, "400 that means a long prompt",
+         [init(), api_error("API Error: 400 prompt is too long: 250000 tokens > 200000 maximum", 400, "invalid_request")]),
+    Case("billing", CREDIT, "400 that means credit",
+         [init(), api_error("API Error: 400 Your credit balance is too low to access the Anthropic API", 400,
+                            "invalid_request")]),
+    Case("invalid_request", FIX, "an unknown model",
+         [init(), api_error("There's an issue with the selected model (x). It may not exist or you may not have access to it.",
+                            404, "model_not_found")]),
+    Case("invalid_request", FIX, "another 4xx", [init(), api_error("API Error: 422 Unprocessable", 422)]),
+    Case("invalid_request", FIX, "400", [init(), api_error("API Error: 400 due to tool use concurrency issues", 400,
+        "invalid_request")]),
+    # the text of the error result or synthetic message
+    Case("authentication", LOG_IN, "not logged in", [init(), api_error("Not logged in · Please run /login")]),
+    Case("authentication", LOG_IN, "a bad key", [init(), api_error("Invalid API key · Fix external API key")]),
+    Case("authentication", LOG_IN, "an expired token", [init(), api_error("OAuth token has expired · Please run /login")]),
+    Case("billing", CREDIT, "credit", [init(), api_error("Credit balance is too low")]),
+    Case("token_limit", SHORTER, "output too long, by its text", [init(), api_error(OUTPUT_LIMIT)]),
+    Case("network", WAIT, "no connection", [init(), api_error("API Error: Unable to connect to API (ConnectionRefused)")]),
+    Case("network", WAIT, "the CLI's own time limit is not ours", [init(), api_error("Request timed out")]),
+    Case("network", WAIT, "dropped", [init(), api_error("API Error: Connection dropped (ECONNRESET)")]),
+    Case("network", WAIT, "connection error", [init(), api_error("API Error: Connection error.")]),
+    Case("overloaded", WAIT, "high load", [init(),
+                                           api_error("Opus is experiencing high load, please use /model to switch to Sonnet")]),
+    Case("refusal", None, "a refusal", [init(), api_error("Claude can't help with this. Start a new session to continue")]),
+    Case("refusal", None, "an older refusal", [init(),
+        api_error("API Error: Claude Code is unable to respond to this request, which appears to violate our Usage Policy")]),
+    Case("unknown", None, "an error result of which nothing is known", [init(), api_error("Something went wrong")]),
+    Case("overloaded", WAIT, "a synthetic message and no result",
+         [init(), synthetic("API Error: Repeated 529 Overloaded errors.", "overloaded")]),
+    # stderr, when there was no result
+    Case("permission", ALLOW, "refused as root", [], Ended("completed", 1), ROOT_REFUSED),
+    Case("invalid_request", FIX, "a bad flag", [], Ended("completed", 1), "error: unknown option '--frobnicate'"),
+    Case("interrupted", None, "no result, exit code 0", WORK, Ended("completed", 0)),
+    Case("interrupted", None, "no result, nothing at all", [], Ended("completed", 0)),
+    Case("interrupted", None, "killed", WORK, Ended("completed", None, "SIGKILL")),
+    Case("interrupted", None, "stderr says nothing that is known", WORK, Ended("completed", 1), "Segmentation fault"),
+    Case("interrupted", None, "a transcript full of words, and no result",
+         [init(), says("Credit balance is too low. Not logged in. rate limit"), bash("cat x", "API Error: 529 Overloaded")],
+         Ended("completed", 1)),
+]
+
+
+def end(case: Case):
+    stream = Stream()
+    stream.feed(lines(case.events))
+    stream.finish()
+    return classify_ending(stream, case.ended, case.stderr, NOW)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.reason}")
+def test_an_ending_is(case):
+    error = end(case)
+    assert error is not None and error.kind == case.kind, error
+    assert error.retry_hint == case.hint
+    assert error.message.strip() and "\n" not in error.message
+
+
+NASTY = ("Error: rate limit exceeded. Not logged in · Please run /login. Credit balance is too low. Prompt is too long. "
+         "API Error: 529 Overloaded. timeout. Traceback")
+HARMLESS = [
+    Case(None, None, "a clean run", WORK + [result()], Ended("completed", 0)),
+    Case(None, None, "Claude's words are full of errors", [init(), says(NASTY), result(NASTY)], Ended("completed", 0)),
+    Case(None, None, "a file is full of errors", [init(), read("/w/log", NASTY), result()], Ended("completed", 0)),
+    Case(None, None, "a command printed errors", [init(), failed_bash("make", NASTY), result()], Ended("completed", 0)),
+    Case(None, None, "a denied tool", [init(), tool("Write", {"file_path": "/w/a"},
+        "Claude requested permissions to write to /w/a", True), result()], Ended("completed", 0)),
+    Case(None, None, "stderr is full of errors", WORK + [result()], Ended("completed", 0), NASTY),
+    Case(None, None, "the exit code decides nothing", WORK + [result()], Ended("completed", 1)),
+    Case(None, None, "killed after its result", WORK + [result()], Ended("completed", None, "SIGKILL")),
+    Case(None, None, "it hung after its result and was ended by us", WORK + [result()],
+         Ended("cancelled", None, "SIGKILL", cause="lingering")),
+    Case(None, None, "it hung after its result until the time limit", WORK + [result()],
+         Ended("timeout", None, "SIGKILL", late=False)),
+    Case(None, None, "API retries that got better",
+         WORK + [api_retry("overloaded", 529), api_retry("rate_limit", 429), result()], Ended("completed", 0)),
+    Case(None, None, "an allowed rate_limit_event", WORK + [rate_limit("allowed_warning", NOW + 5), result()],
+         Ended("completed", 0)),
+    Case(None, None, "an error message of the CLI's after which it went on",
+         [init(), synthetic("API Error: Connection error."), says("again"), result()], Ended("completed", 0)),
+    Case(None, None, "a zero-turn error after the success",
+         WORK + [result(), error_result("error_during_execution", num_turns=0)], Ended("completed", 1)),
+    Case(None, None, "an empty result text", WORK + [result("")], Ended("completed", 0)),
+    Case(None, None, "tool results that look like events",
+         [init(), bash("cat old.jsonl", lines(api_error("Not logged in", 401, "authentication_failed"))), result()],
+         Ended("completed", 0)),
+]
+
+
+@pytest.mark.parametrize("case", HARMLESS, ids=lambda case: case.reason)
+def test_words_in_a_transcript_make_no_error(case):
+    assert end(case) is None
+
+
+NOT_DONE = {
+    "is_error is missing": {"is_error": None}, "is_error is a word": {"is_error": "false"},
+    "another subtype": {"subtype": "error_during_execution"},
+    "is_error is true": {"is_error": True}, "subtype is missing": {"subtype": None},
+}
+
+
+@pytest.mark.parametrize("fields", NOT_DONE.values(), ids=NOT_DONE)
+def test_only_a_clean_result_is_one(fields):
+    assert end(Case(None, None, "", WORK + [result(**fields)], Ended("completed", 0))) is not None
+
+
+# ---- What the user is told. ----
+
+def test_a_limit_tells_exactly_when_it_ends():
+    error = end(Case("usage_limit", WAIT, "", [init(), rate_limit("rejected", NOW + 600.5),
+        api_error("You've hit your session limit", 429, "rate_limit")]))
+    assert error.retry_after == pytest.approx(600.5)
+
+
+def test_a_limit_that_has_already_ended_is_no_negative_wait():
+    assert end(Case("usage_limit", WAIT, "", [init(), rate_limit("rejected", NOW - 5), api_error("x", 429)])).retry_after == 0
+
+
+def test_a_limit_that_belongs_to_no_waiting_names_no_time():
+    assert end(Case("authentication", LOG_IN, "", [init(), api_error("Not logged in", 401)])).retry_after is None
+
+
+MESSAGES = [("login", [init(), api_error("Not logged in · Please run /login")], "", ["Not logged in", "ANTHROPIC_API_KEY"]),
+            ("root", [], ROOT_REFUSED, ["root", "IS_SANDBOX"]),
+            ("flag", [], "error: unknown option '--x'", ["unknown option '--x'"]),
+            ("model", [init(), api_error("There's an issue with the selected model (x).", 404, "model_not_found")], "",
+             ["selected model (x)"]),
+            ("no result", [], "", ["without a result", "exit code 1"])]
+
+
+@pytest.mark.parametrize("events, stderr, words", [row[1:] for row in MESSAGES], ids=[row[0] for row in MESSAGES])
+def test_the_message_says_what_happened_and_what_to_do(events, stderr, words):
+    message = end(Case("", "", "", events, stderr=stderr)).message
+    assert all(word in message for word in words), message
+
+
+def test_a_time_limit_says_how_long_it_was():
+    assert "45" in end(Case("", "", "", WORK, Ended("timeout", None, "SIGKILL", 45.02))).message
+
+
+@pytest.mark.parametrize("text", ["x" * 100_000, "a\nb\nc", "\u2028", ""])
+def test_a_message_is_one_line_of_bearable_length(text):
+    message = end(Case("", "", "", [init(), api_error(text)])).message
+    assert message and "\n" not in message and len(message) < 1000

@@ -1,0 +1,129 @@
+"""Module: the seed's steps under the seed's names, for programs; what needs no bridge."""
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+
+import cc_execute
+from cc_execute import (build_command, evaluate_criteria, extract_filename, extract_target, parse_claude_response,
+                        parse_task_request)
+from support import ROOT
+from transcripts import bash, failed_bash, init, lines, read, result, says, synthetic, write
+
+EXAMPLE = (ROOT / "tests" / "specs" / "worked_example.txt").read_text("utf-8")
+
+
+def test_the_seed_s_steps_follow_one_another(workspace):
+    task = parse_task_request(EXAMPLE)
+    assert (task.timeout, task.criteria) == (45.0, ("File config.py exists", "Contains DATABASE_URL"))
+    assert build_command(task)[:3] == ["claude", "-p", 'Create a config.py file with DATABASE_URL="sqlite:///test.db".']
+    (workspace / "config.py").write_text('DATABASE_URL="sqlite:///test.db"\n')
+    response = parse_claude_response(lines([init(), write(str(workspace / "config.py"), "x"),
+                                            result("I wrote it.")]).splitlines())
+    assert response["text"] == "I wrote it." and response["tools"][0]["name"] == "Write"
+    assert evaluate_criteria(response["text"], task.criteria, str(workspace)) == (True, [])
+
+
+def test_claims_are_not_believed(workspace):
+    told = "I created config.py with DATABASE_URL. File config.py exists and contains DATABASE_URL. No errors."
+    assert evaluate_criteria(told, ["File config.py exists", "config.py contains DATABASE_URL"], str(workspace)) == (
+        False, ["File config.py exists", "config.py contains DATABASE_URL"])
+
+
+def test_the_directory_is_the_current_one_unless_named(workspace, monkeypatch):
+    (workspace / "a.py").write_text("x")
+    assert evaluate_criteria("", ["a.py exists"]) == (False, ["a.py exists"])
+    monkeypatch.chdir(workspace)
+    assert evaluate_criteria("", ["a.py exists"]) == (True, [])
+
+
+EVENTS = [
+    ("a command's output", ["Output contains 391"], [bash("echo 391", "391\n")], "", True),
+    ("what was read is no output", ["Output contains 391"], [bash("true", ""), read("/w/a", "391")], "", False),
+    ("a failed command", ["No errors"], [failed_bash("make", "boom")], "all good", False),
+    ("a repaired command", ["No errors"], [failed_bash("make", "boom"), bash("make", "ok")], "", True),
+    ("only Claude's text", ["Response contains 391"], [], "It is 391.", True),
+]
+
+
+@pytest.mark.parametrize("criteria, events, text, success", [row[1:] for row in EVENTS], ids=[row[0] for row in EVENTS])
+def test_the_events_of_a_run_are_evidence(criteria, events, text, success, workspace):
+    assert evaluate_criteria(text, criteria, str(workspace), lines(events).splitlines())[0] == success
+    flat = [event for group in events for event in group]
+    assert evaluate_criteria(text, criteria, str(workspace), flat)[0] == success
+
+
+def test_criteria_that_need_a_command_are_not_met_and_nothing_is_run(workspace):
+    assert evaluate_criteria("", ["`touch ran`"], str(workspace)) == (False, ["`touch ran`"])
+    assert not (workspace / "ran").exists()
+
+
+def test_no_criteria_are_all_met():
+    assert evaluate_criteria("", []) == (True, [])
+
+
+def test_a_response_is_parsed_from_lines_with_noise_and_u2028():
+    text = lines([init(), "noise", says("one\u2028two"), synthetic("an error"), bash("make", "ok")])
+    response = parse_claude_response(text.split("\n"))
+    assert response["text"] == "one\u2028two"
+    assert [(tool["name"], tool["input"], tool["output"]) for tool in response["tools"]] == [("Bash", {"command": "make"}, "ok")]
+    assert json.loads(json.dumps(response)) == response
+
+
+@pytest.mark.parametrize("criterion, name", [("File config.py exists", "config.py"),
+    ("src/app/main.py contains x", "src/app/main.py"), ("No errors", None),
+                                             ('File "my notes.txt" exists', "my notes.txt"), ("a.py and b.py exist", "a.py"),
+                                             ("The Makefile has a test target", "Makefile")])
+def test_the_file_name_of_a_criterion_is(criterion, name):
+    assert extract_filename(criterion) == name
+
+
+@pytest.mark.parametrize("criterion, target", [("Contains DATABASE_URL", "DATABASE_URL"),
+    ("config.py contains `x = 1`", "x = 1"), ("Output contains 'hello world'", "hello world"),
+                                               ("File config.py exists", None), ("No errors", None)])
+def test_the_target_of_a_criterion_is(criterion, target):
+    assert extract_target(criterion) == target
+
+
+# ---- Importing it. ----
+
+OPTIONAL = ["asyncio", "websocket", "redis", "sqlite3", "ws_bridge", "argparse", "subprocess"]
+
+
+def test_importing_it_imports_nothing_that_it_may_not_need():
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import cc_execute; print(sorted(set({OPTIONAL!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_it_never_uses_asyncio_and_the_bridge_never_uses_it():
+    def imported(name: str) -> set:
+        nodes = ast.walk(ast.parse((ROOT / name).read_text("utf-8")))
+        return {alias.name.split(".")[0] for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))
+                for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "", None)])}
+    assert "asyncio" not in imported("cc_execute.py")
+    assert not imported("ws_bridge.py") & {"cc_execute", "redis", "websocket", "websockets"}
+
+
+def test_importing_it_from_elsewhere_leaves_the_search_path_alone(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = list(sys.path); import cc_execute; assert sys.path == before"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("name", ["run_spec", "parse_task_request", "build_command", "execute_via_websocket",
+                                  "parse_claude_response", "evaluate_criteria",
+                                  "extract_filename", "extract_target", "estimate_timeout", "WebSocketClient"])
+def test_the_names_of_the_design_are_there_and_say_what_comes_back(name):
+    assert callable(getattr(cc_execute, name)) and getattr(cc_execute, name).__doc__
+
+
+def test_a_spec_that_cannot_be_read_is_raised_before_anything_is_run(tmp_path):
+    for text in ("", "Task:", "Task: x\nTimeout: soon"):
+        with pytest.raises(cc_execute.SpecError):
+            cc_execute.run_spec(text, cwd=str(tmp_path))
+    with pytest.raises(cc_execute.SpecError):
+        cc_execute.run_spec(str(tmp_path / "missing.md"))

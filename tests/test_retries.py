@@ -1,0 +1,167 @@
+"""Retries: what follows an attempt that did not pass, and the prompt that is refined by exactly what failed."""
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+import pytest
+
+from cc_execute import (AgentError, Attempt, Evidence, Next, Stop, Task, Verdict, judge, parse_task_request, plan_retry,
+                        read_criteria, refined_prompt,
+                        refinement)
+
+TASK = Task(1, None, 1, "Create config.py with X.", ("File config.py exists", "Contains X"), 60.0, "be more specific")
+
+
+def unmet(text: str = "File config.py exists", evidence: str = "config.py does not exist",
+          finding: str = "it was not there") -> Verdict:
+    return Verdict(read_criteria([text])[0], False, "proved", evidence, finding)
+
+
+def attempt(number: int = 1, error: Optional[str] = None, timeout: float = 60.0, verdicts: tuple = (unmet(),),
+            session: Optional[str] = "s", changed: bool = True,
+            prompt: str = TASK.prompt) -> Attempt:
+    told = AgentError(error, f"{error} happened") if error else None
+    return Attempt(number, prompt, (), timeout, 0, 1.0, session, None, None, None, told, "", verdicts, changed_something=changed)
+
+
+# ---- The refined prompt. ----
+
+def test_the_refined_prompt_is_the_design_s_example_word_for_word(workspace):
+    task = parse_task_request("Use your cc_execute.md to execute the task: Create config.py with X.\n"
+                              "Evaluate the response based on: 1) File config.py exists\n"
+                              "If the task fails, retry with more specific instructions.")
+    verdicts = judge(read_criteria(task.criteria), Evidence(str(workspace)))
+    step = plan_retry(task, [attempt(verdicts=verdicts)], 2, None)
+    assert step == Next("Create config.py with X.\n\nIMPORTANT: File config.py exists: it was not there; actually create the "
+                        "file. Retry with more specific instructions.", 60.0)
+
+
+def test_only_what_failed_is_spoken_of(workspace):
+    (workspace / "config.py").write_text("Y = 1\n")
+    verdicts = judge(read_criteria(["File config.py exists", "Contains X", "config.py contains Y", "No errors"]),
+                     Evidence(str(workspace)))
+    advice = refinement(verdicts)
+    assert advice.startswith("Contains X: ") and "config.py" in advice
+    assert "File config.py exists" not in advice and "No errors" not in advice
+
+
+def test_there_is_one_sentence_for_each_failed_criterion(workspace):
+    criteria = ["File a.py exists", "b.py contains X", "Output contains OK", "`false`", "It is beautiful"]
+    evidence = Evidence(str(workspace), text="nothing")
+    advice = refinement(judge(read_criteria(criteria), evidence))
+    starts = [advice.index(f"{text}: ") for text in criteria]
+    assert starts == sorted(starts) and all("; " in advice[start:] for start in starts) and "\n" not in advice
+
+
+STRATEGIES = [(None, ""), ("", ""), ("be exact", " Be exact."), ("Be exact.", " Be exact."), ("why not?", " Why not?"),
+              ("  two\nlines ", " Two\nlines."),
+              ("Retry if the task fails.", " Retry if the task fails.")]
+
+
+@pytest.mark.parametrize("strategy, end", STRATEGIES, ids=[repr(row[0]) for row in STRATEGIES])
+def test_the_strategy_of_the_spec_stands_at_the_end(strategy, end):
+    assert refined_prompt(TASK._replace(retry_strategy=strategy),
+                          "Do it.") == f"Create config.py with X.\n\nIMPORTANT: Do it.{end}"
+
+
+def test_the_second_retry_refines_the_original_and_not_the_first_retry_s_prompt():
+    first = plan_retry(TASK, [attempt()], 2, None)
+    second = plan_retry(TASK, [attempt(), attempt(2, verdicts=(unmet("Contains X", "no", "no"),), prompt=first.prompt)], 2, None)
+    assert second.prompt.count("IMPORTANT") == 1
+    assert second.prompt.startswith("Create config.py with X.\n\nIMPORTANT: Contains X: ")
+
+
+def test_what_was_found_is_kept_short():
+    step = plan_retry(TASK, [attempt(verdicts=(unmet(evidence="x" * 10_000, finding=""),))], 2, None)
+    assert len(step.prompt) < 1000
+
+
+# ---- What follows which error. ----
+
+class Row(NamedTuple):
+    reason: str
+    attempts: list
+    goes_on: bool
+    retries: int = 2
+    longest: Optional[float] = None
+
+
+ROWS = [
+    Row("criteria failed, a retry is left", [attempt()], True),
+    Row("criteria failed, the last retry is left", [attempt(), attempt(2, verdicts=(unmet("Contains X"),))], True),
+    Row("criteria failed, no retry is left", [attempt(), attempt(2), attempt(3)], False),
+    Row("criteria failed, none is allowed", [attempt()], False, 0),
+    Row("failed twice in the same way, nothing was changed", [attempt(), attempt(2, changed=False)], False),
+    Row("failed twice in the same way, but something was changed", [attempt(), attempt(2)], True),
+    Row("failed twice in other ways, nothing was changed",
+        [attempt(), attempt(2, verdicts=(unmet("Contains X", "y", "y"),), changed=False)], True),
+    Row("not logged in", [attempt(error="authentication")], False),
+    Row("no credit", [attempt(error="billing")], False),
+    Row("unknown model", [attempt(error="invalid_request")], False),
+    Row("no command", [attempt(error="not_found")], False),
+    Row("refused as root", [attempt(error="permission", session=None)], False),
+    Row("no bridge", [attempt(error="bridge")], False),
+    Row("cancelled", [attempt(error="cancelled")], False),
+    Row("budget used up", [attempt(error="budget")], False),
+    Row("a time limit, once", [attempt(error="timeout")], True),
+    Row("a time limit, twice", [attempt(error="timeout"), attempt(2, error="timeout", timeout=90.0)], False),
+    Row("a time limit, with no retry", [attempt(error="timeout")], False, 0),
+    Row("a time limit that must not be exceeded", [attempt(error="timeout")], False, 2, 60.0),
+    Row("a time limit that may be exceeded a little", [attempt(error="timeout")], True, 2, 70.0),
+    Row("too long an answer", [attempt(error="token_limit")], True),
+    Row("too long an answer, no retry", [attempt(error="token_limit")], False, 0),
+    Row("interrupted, once", [attempt(error="interrupted")], True),
+    Row("interrupted, once, without any retry: it is resumed", [attempt(error="interrupted")], True, 0),
+    Row("an unknown error", [attempt(error="unknown")], True),
+    Row("a refusal", [attempt(error="refusal")], True),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.reason)
+def test_whether_it_is_tried_again(row):
+    step = plan_retry(TASK, row.attempts, row.retries, row.longest)
+    assert isinstance(step, Next if row.goes_on else Stop), step
+
+
+def test_giving_up_early_is_explained():
+    step = plan_retry(TASK, [attempt(), attempt(2, changed=False)], 2, None)
+    assert isinstance(step, Stop) and "same way" in step.reason
+
+
+@pytest.mark.parametrize("longest, timeout", [(None, 90.0), (70.0, 70.0), (500.0, 90.0)])
+def test_after_a_time_limit_it_gets_half_as_long_again_but_no_more_than_the_option_allows(longest, timeout):
+    assert plan_retry(TASK, [attempt(error="timeout")], 2, longest).timeout == timeout
+
+
+def test_after_a_time_limit_it_gets_longer_only_once():
+    steps = [attempt(error="timeout"), attempt(2, timeout=90.0)]
+    assert plan_retry(TASK, steps, 5, None).timeout == 90.0
+    assert isinstance(plan_retry(TASK, steps + [attempt(3, error="timeout", timeout=90.0)], 5, None), Stop)
+
+
+def test_a_retry_of_criteria_is_a_fresh_session_and_of_an_interruption_the_same_one():
+    assert plan_retry(TASK, [attempt()], 2, None).resume is None
+    resumed = plan_retry(TASK, [attempt(error="interrupted", session="abc")], 2, None)
+    assert resumed.resume == "abc" and resumed.prompt == "continue"
+
+
+def test_it_is_resumed_once_only():
+    step = plan_retry(TASK, [attempt(error="interrupted"), attempt(2, error="interrupted")], 5, None)
+    assert isinstance(step, Stop) or step.resume is None
+
+
+def test_without_a_session_there_is_nothing_to_resume():
+    step = plan_retry(TASK, [attempt(error="interrupted", session=None)], 2, None)
+    assert isinstance(step, Stop) or step.resume is None
+
+
+def test_after_too_long_an_answer_a_shorter_one_is_asked_for():
+    step = plan_retry(TASK, [attempt(error="token_limit", verdicts=())], 2, None)
+    assert step.prompt.startswith("Create config.py with X.\n\nIMPORTANT: ") and "short" in step.prompt
+
+
+def test_every_retry_prompt_begins_with_the_original_unless_it_is_resumed():
+    for row in ROWS:
+        step = plan_retry(TASK, row.attempts, row.retries, row.longest)
+        assert isinstance(step, Stop) or step.resume or step.prompt.startswith(TASK.prompt)
+        assert isinstance(step, Stop) or "IMPORTANT: \n" not in step.prompt and not step.prompt.endswith("IMPORTANT: ")

@@ -1,0 +1,209 @@
+"""Stream: what the agent writes, in any pieces, read the same; nothing in it crashes the reader."""
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, strategies as st
+
+import cc_execute
+from cc_execute import Stream
+from transcripts import (SESSION, api_retry, bash, failed_bash, grep_without_match, init, lines, rate_limit, read, result, says,
+                         synthetic, tool,
+                         write)
+
+RUN = [init(), says("I'll do it."), write("/w/a.py", "x\u2028y"), bash("python a.py", "é 🎉\n"), failed_bash("ls b", "no"),
+       says("Done."), result("It is done.")]
+
+
+def read_stream(text: str, *cuts: int) -> Stream:
+    stream = Stream()
+    for start, end in zip((0, *sorted(cuts)), (*sorted(cuts), len(text))):
+        stream.feed(text[start:end])
+    stream.finish()
+    return stream
+
+
+def told(stream: Stream) -> dict:
+    """Everything that is read of a stream but what it is doing now."""
+    return {"session": stream.session_id, "calls": list(stream.calls.values()), "texts": stream.texts, "results": stream.results,
+            "synthetic": stream.synthetic,
+            "rejected": stream.rejected, "doomed": stream.doomed, "counts": (stream.noise, stream.unknown, stream.oversized),
+            "text": stream.text}
+
+
+def test_a_run_is_read():
+    stream = read_stream(lines(RUN))
+    assert stream.session_id == SESSION and stream.text == "It is done." and stream.texts == ["I'll do it.", "Done."]
+    assert [(call.name, call.failed, call.finished) for call in stream.calls.values()] == [("Write", False, True),
+        ("Bash", False, True), ("Bash", True, True)]
+    assert [call.output for call in stream.calls.values()][1:] == ["é 🎉\n", "Exit code 1\nno"]
+    assert stream.result["subtype"] == "success" and (stream.noise, stream.unknown, stream.oversized) == (0, 0, 0)
+
+
+@given(st.lists(st.integers(0, len(lines(RUN))), max_size=20))
+def test_cut_anywhere_it_is_the_same(cuts):
+    assert told(read_stream(lines(RUN), *cuts)) == told(read_stream(lines(RUN)))
+
+
+def test_letter_by_letter_it_is_the_same():
+    text = lines(RUN)
+    assert told(read_stream(text, *range(len(text)))) == told(read_stream(text))
+
+
+FIELDS = ["type", "message", "content", "id", "name", "input", "tool_use_id", "subtype", "error", "text", "num_turns", "status",
+          "rate_limit_info", "result", "tool_use_result", "model", "session_id"]
+TYPES = ["system", "assistant", "user", "result", "rate_limit_event"]
+PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from(["init", "text", "tool_use", "tool_result"])
+VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5))
+EVENTS = st.builds(lambda kind, fields: {**fields, "type": kind}, st.sampled_from(TYPES),
+                   st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4))
+LINES = st.one_of(st.sampled_from([lines([event]) for event in RUN]), st.text(), VALUES.map(lambda value: json.dumps(value) + "\n"),
+                  EVENTS.map(lambda event: json.dumps(event) + "\n"))
+
+
+@given(st.lists(LINES, max_size=8).map("".join), st.lists(st.integers(0, 400), max_size=5))
+def test_whatever_is_written_is_survived_and_cut_anywhere_is_the_same(text, cuts):
+    whole = read_stream(text)
+    assert isinstance(whole.text, str) and isinstance(whole.doing, str)
+    assert told(read_stream(text, *(min(cut, len(text)) for cut in cuts))) == told(whole)
+
+
+# ---- Lines. ----
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\r"])
+def test_only_a_line_feed_ends_a_line(mark):
+    event = json.dumps(says(f"a{mark}b"), ensure_ascii=False) if mark >= "\x80" else json.dumps(says(f"a{mark}b"))
+    stream = read_stream(event + "\n" + lines([result("")]))
+    assert stream.texts == [f"a{mark}b"] and stream.noise == 0 and stream.text == f"a{mark}b"
+
+
+def test_crlf_ends_a_line_too():
+    stream = read_stream(lines(RUN).replace("\n", "\r\n"))
+    assert stream.text == "It is done." and stream.noise == 0
+
+
+def test_the_last_line_may_lack_its_line_feed():
+    assert read_stream(lines(RUN).rstrip("\n")).result["result"] == "It is done."
+
+
+def test_an_event_written_into_another_s_line_is_found():
+    limit, text = json.dumps(rate_limit("rejected", 5)), json.dumps(says("hello"))
+    for line in (text[:30] + limit + text[30:], text[:30] + limit):
+        stream = read_stream(line + "\n" + lines([result("end")]))
+        assert stream.rejected and stream.rejected["resetsAt"] == 5 and stream.text == "end"
+
+
+def test_two_events_in_one_line_are_both_read():
+    stream = read_stream(json.dumps(says("one")) + json.dumps(result("two")) + "\n")
+    assert stream.texts == ["one"] and stream.result and stream.text == "two"
+
+
+def test_noise_and_unknown_events_are_counted_and_nothing_else():
+    stream = read_stream(lines([init(), "[SandboxDebug] starting", "nvm: using v20", "{}", "[]", "null", '{"type": 5}',
+                                '{"type": "brand_new", "x": 1}',
+                                {"type": "system", "subtype": "brand_new"}, "", "   ", says("x"), result("y")]))
+    assert (stream.noise, stream.unknown) == (6, 1) and stream.text == "y"
+
+
+def test_deep_nesting_is_noise():
+    stream = read_stream("[" * 100_000 + "\n" + '{"type":' * 3_000 + "\n" + lines([result("y")]))
+    assert stream.text == "y" and stream.noise == 2
+
+
+def test_a_line_of_five_million_letters_is_read():
+    stream = read_stream(lines([read("/w/a", "x" * 5_000_000), result("y")]), *range(0, 5_000_000, 65536))
+    assert len(list(stream.calls.values())[0].output) == 5_000_000 and stream.text == "y"
+
+
+@pytest.mark.parametrize("piece_chars", [7, 64, 10_000])
+def test_a_line_over_the_limit_is_dropped_and_counted_never_the_run(monkeypatch, piece_chars):
+    monkeypatch.setattr(cc_execute, "LINE_LIMIT_CHARS", 1000)
+    text = lines([init(), says("x" * 2000), says("after"), result("")])
+    stream = read_stream(text, *range(0, len(text), piece_chars))
+    assert stream.texts == ["after"] and stream.oversized == 1 and stream.session_id == SESSION
+
+
+# ---- Results. ----
+
+RESULTS = [
+    ("the last with turns counts", [result("one"), result("two", num_turns=1)], "two"),
+    ("a zero-turn error after a success does not count",
+     [result("good"), result("bad", num_turns=0, subtype="error_during_execution", is_error=True)], "good"),
+    ("without one with turns the last", [result("one", num_turns=0), result("two", num_turns=0)], "two"),
+    ("the only one", [result("one")], "one"),
+]
+
+
+@pytest.mark.parametrize("events, text", [row[1:] for row in RESULTS], ids=[row[0] for row in RESULTS])
+def test_of_several_results(events, text):
+    stream = read_stream(lines(events))
+    assert stream.result["result"] == text and len(stream.results) == len(events)
+
+
+def test_an_empty_result_falls_back_to_the_last_text():
+    assert read_stream(lines([says("first"), says("last"), result("")])).text == "last"
+
+
+def test_there_is_no_result_in_what_a_tool_returned():
+    stream = read_stream(lines([bash("cat log", lines([result("fake")])),
+                                read("/w/x", lines([synthetic("Not logged in", "authentication_failed")]))]))
+    assert stream.result is None and stream.synthetic is None
+
+
+# ---- Who says what. ----
+
+def test_a_subagent_s_words_are_not_claude_s_but_its_commands_are_evidence():
+    stream = read_stream(lines([says("mine"), says("the subagent's", parent="toolu_1"),
+                                tool("Bash", {"command": "make"}, "ok", parent="toolu_1")]))
+    assert stream.text == "mine" and [call.output for call in stream.calls.values()] == ["ok"]
+
+
+def test_a_synthetic_message_is_an_error_and_not_claude_s_words():
+    stream = read_stream(lines([says("mine"), synthetic("Prompt is too long")]))
+    assert stream.text == "mine" and stream.synthetic is not None
+
+
+@pytest.mark.parametrize("event, doomed", [(api_retry("authentication_failed", 401), "authentication_failed"),
+                                           (api_retry("billing_error", 402), "billing_error"),
+                                           (api_retry("overloaded", 529), None), (api_retry("rate_limit", 429), None),
+                                           (api_retry("server_error", None), None)],
+                         ids=lambda value: str(value)[:30])
+def test_an_api_retry_that_cannot_get_better_dooms_the_run(event, doomed):
+    assert read_stream(lines([init(), event])).doomed == doomed
+
+
+@pytest.mark.parametrize("status, rejected", [("allowed", False), ("allowed_warning", False), ("rejected", True)])
+def test_only_a_rejected_limit_is_one(status, rejected):
+    assert (read_stream(lines([rate_limit(status, 99)])).rejected is not None) == rejected
+
+
+# ---- Tool results. ----
+
+def test_an_explained_exit_code_leaves_open_whether_the_call_failed():
+    assert list(read_stream(lines([grep_without_match("grep x y")])).calls.values())[0].failed is None
+
+
+def test_a_tool_result_in_blocks_is_one_text():
+    events = tool("Bash", {"command": "x"})
+    events[1]["message"]["content"][0]["content"] = [{"type": "text", "text": "a"}, {"type": "image", "source": {}},
+        {"type": "text", "text": "b"}]
+    assert list(read_stream(lines([events])).calls.values())[0].output.split() == ["a", "b"]
+
+
+def test_an_interrupted_command_has_failed():
+    events = tool("Bash", {"command": "sleep 9"}, "", details={"stdout": "", "stderr": "", "interrupted": True})
+    assert list(read_stream(lines([events])).calls.values())[0].failed is True
+
+
+def test_a_call_without_a_result_is_unfinished():
+    assert not list(read_stream(lines([bash("x")[0]])).calls.values())[0].finished
+
+
+def test_what_it_is_doing_is_told_in_one_short_line():
+    stream = Stream()
+    for event, words in [(init(), ""), (write("/w/config.py", "x")[0], "config.py"), (bash("pytest -q")[0], "pytest -q"),
+                         (says("line one\nline two " + "x" * 500), "line one"),
+                         (api_retry("overloaded", 529), "overloaded")]:
+        stream.feed(lines([event]))
+        assert words in stream.doing and "\n" not in stream.doing and 0 < len(stream.doing) <= 100
