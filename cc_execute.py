@@ -51,6 +51,7 @@ DEFAULT_BRIDGE = "ws://127.0.0.1:8004"
 DEFAULT_RETRIES = 2                   # where the spec has a retry strategy
 ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; longer prompts go in by standard input
 LINE_LIMIT_CHARS = 64 * 1024 * 1024   # a longer stream line is dropped and counted, never the run (cli.md J)
+EVENTS_IN_A_LINE = 20                 # so often a broken line is searched for whole events
 AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended (cli.md C)
 GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
 MINIMUM_LIMIT_S = 60                  # no estimate goes below
@@ -110,10 +111,11 @@ class Criterion(NamedTuple):
     targets: Tuple[str, ...] = ()     # what has to be found
     either: bool = False              # "A or B": one is enough
     negated: bool = False
-    needs: str = ""                   # "written": must be new or changed · "ran": some command must have run
-    where: str = ""                   # for texts: "file", "bash" or "response"
+    needs: str = ""                   # "written" or "unchanged" by the run; "ran" or "tests": such a command must have been run
+    where: str = ""                   # of a path: "file" or "folder"; of a text: "file", "bash", "response" or "regex"
     command: str = ""                 # for sh -c
-    literal: bool = True              # the targets are meant as they stand, not described
+    literal: bool = True              # the targets are meant as they stand; else their words may stand apart and have endings
+    described: bool = False           # the words describe what is wanted: finding them is never proof
 
 
 class Task(NamedTuple):
@@ -126,6 +128,7 @@ class Task(NamedTuple):
     retry_strategy: Optional[str] = None
     tools: Tuple[str, ...] = ()       # as the spec lists them; empty: by the task's words
     directory: Optional[str] = None
+    directory_line: int = 0           # in the spec, for the message if that folder is not there
     model: Optional[str] = None
     max_turns: Optional[int] = None
     budget: Optional[float] = None    # USD
@@ -312,9 +315,9 @@ def write_private(path: str, text: str) -> None:
 class Line(NamedTuple):
     number: int
     text: str
-    kind: str                         # task, heading, label, item, code, fence, blank or text
-    name: str = ""                    # a label's words; a task's title
-    value: str = ""                   # what follows a label or a list marker
+    kind: str                         # task, heading, label, item, code, fence, rule, blank or text
+    name: str = ""                    # a label's words; a task's title; an item's number
+    value: str = ""                   # what follows a label or a list marker; a task's number
     level: int = 0                    # of a heading (7: bold or plain); of an item or text: its indent
     dress: str = ""                   # how a label is written: bullet, bold, indent
 
@@ -323,6 +326,7 @@ class Field(NamedTuple):
     name: str
     line: int
     lines: Tuple[Line, ...]
+    in_sentence: bool = False         # it stands in prose, so its full stop is the sentence's
 
 
 class Block(NamedTuple):
@@ -349,8 +353,9 @@ TASK_WORDS = re.compile(r"^Task\s+#?(\d+)\s*(?:[:.)–—-]\s*(.*))?$", re.I)
 BOLD_TASK = re.compile(r"^\s*(?:[-*+]\s+)?(?:\*\*|__)Task\s+#?(\d+)\s*(?:(?:\*\*|__)\s*[:.–—-]?|[:.–—-])\s*(.*?)\s*"
                        r"(?:\*\*|__)?\s*$", re.I)
 PLAIN_TASK = re.compile(r"^Task\s+#?(\d+)\s*:\s*(.*)$", re.I)
-LABEL = re.compile(r"^(\s*)([-*+•]\s+)?(?:(\*\*|__)([^*_:]{1,40}?)\s*(:?)\s*\3\s*(:?)|([^*_:`]{1,40}?)\s*:)(?:\s+(.*))?$")
-ITEM = re.compile(r"^(\s*)(?:[-*+•]|\(?\d{1,4}[.)])\s+(.*)$")
+LABEL = re.compile(r"^(\s*)((?:[-*+•]|\d{1,3}[.)])\s+)?(?:(\*\*|__)([^*_:]{1,40}?)\s*(:?)\s*\3\s*(:?)|([^*_:`]{1,40}?)\s*:)(?:\s+(.*))?$")
+ITEM = re.compile(r"^(\s*)(?:[-*+•]|\(?(\d{1,4})[.)])(?:\s+(.*))?$")
+RULE = re.compile(r"^\s*(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,})$")
 
 
 def read_lines(text: str) -> List[Line]:
@@ -385,10 +390,15 @@ def classify_line(number: int, line: str) -> Line:
         dress = ("bullet " if label[2] else "") + ("bold" if label[3] else "plain") + f" {len(label[1])}"
         if name.lower() in LABELS or is_title(name):
             return Line(number, line, "label", name, (label[8] or "").strip(), len(label[1]), dress)
-    item = ITEM.match(line)
+    return classify_plain(number, line)
+
+
+def classify_plain(number: int, line: str) -> Line:
+    """A line that is no heading, label or fence: an item (its name is its number), a rule between sections, or text."""
+    item = None if RULE.match(line) else ITEM.match(line)
     if item:
-        return Line(number, line, "item", "", item[2], len(item[1].expandtabs(4)))
-    return Line(number, line, "text", "", line.strip(), len(line) - len(line.lstrip()))
+        return Line(number, line, "item", item[2] or "", item[3] or "", len(item[1].expandtabs(4)))
+    return Line(number, line, "rule" if RULE.match(line) else "text", "", line.strip(), len(line) - len(line.lstrip()))
 
 
 def classify_heading(number: int, line: str, level: int, words: str) -> Line:
@@ -411,14 +421,20 @@ def split_blocks(lines: Sequence[Line]) -> Tuple[List[Line], List[Block]]:
     """The lines before the first task heading, and a block for each task. Sections of other headings belong to none."""
     starts = [i for i, line in enumerate(lines) if line.kind == "task"]
     if not starts:
-        return [], [Block(None, None, first_line(lines), tuple(lines))]
+        return [], [Block(None, None, first_line(lines), without_rules(lines))]
     blocks = []
     for start, end in zip(starts, starts[1:] + [len(lines)]):
         head = lines[start]
         body = lines[start + 1:end]
         stop = next((i for i, line in enumerate(body) if line.kind == "heading" and line.level <= head.level), len(body))
-        blocks.append(Block(int(head.value), head.name or None, head.number, tuple(body[:stop])))
+        blocks.append(Block(int(head.value), head.name or None, head.number, without_rules(body[:stop])))
     return list(lines[:starts[0]]), blocks
+
+
+def without_rules(lines: Sequence[Line]) -> Tuple[Line, ...]:
+    """The lines of a section without the rules (`---`) that set it off from its neighbours."""
+    told = [at for at, line in enumerate(lines) if line.kind not in ("rule", "blank")]
+    return tuple(lines[told[0]:told[-1] + 1]) if told else ()
 
 
 def first_line(lines: Sequence[Line]) -> int:
@@ -437,7 +453,8 @@ def unwrap_fence(lines: Sequence[Line]) -> Sequence[Line]:
 
 def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line], List[Field]]:
     """The description before the first known label, and the known labels with their lines; unknown ones go with a warning."""
-    dresses = {line.dress for line in lines if line.kind == "label" and line.name.lower() in LABELS}
+    labels = [line for line in lines if line.kind == "label" and line.name.lower() in LABELS]
+    dresses, known_names = {line.dress for line in labels}, {LABELS[line.name.lower()] for line in labels}
     description: List[Line] = []
     fields: List[Tuple[str, Line, List[Line]]] = []
     target = description
@@ -446,7 +463,7 @@ def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line]
         if known:
             target = [line._replace(kind="text", text=line.value)]
             fields.append((known, line, target))
-        elif line.kind == "label" and fields and line.dress in dresses:
+        elif line.kind == "label" and line.dress in dresses and (fields or "task" in known_names):
             warnings.append(f"line {line.number}: the label {line.name!r} is unknown; it and its value are left out")
             target = []
         elif line.kind == "heading" and fields and fields[-1][0] != "task":
@@ -500,11 +517,11 @@ def cut_sentences(lines: Sequence[Line], name: str) -> List[Field]:
     text = "\n".join(line.text for line in lines)
     numbers = [line.number for line in lines]
     fields, kept, at = [], [], 0
-    marks = find_marks(text, name)
+    marks = find_marks("\n".join("`" * len(line.text) if line.kind in ("code", "fence") else line.text for line in lines), name)
     for mark, following in zip(marks, [mark.start for mark in marks[1:]] + [len(text)]):
         kept.append(text[at:mark.start])
         at = mark.end if mark.name == "timeout" else following
-        fields.append(Field(mark.name, numbers[text.count("\n", 0, mark.value)], piece(text[:at], mark.value, numbers)))
+        fields.append(Field(mark.name, numbers[text.count("\n", 0, mark.value)], piece(text[:at], mark.value, numbers), True))
     kept.append(text[at:])
     own = "\n".join(part.strip("\n") for part in kept if part.strip())
     start = len(text) - len(text.lstrip("\n"))
@@ -512,7 +529,7 @@ def cut_sentences(lines: Sequence[Line], name: str) -> List[Field]:
 
 
 def find_marks(text: str, inside: str) -> List[Mark]:
-    """The sentences that count, in order: the first of each kind, but of the retry sentences the last, and only behind the
+    """The sentences of a text (its code masked) that count, in order: the first of each kind, but of the retry sentences the last, and only behind the
     others, since "If the task fails" may be part of the task's own words. Within field `inside`, no sentence stands for it again."""
     found: Dict[str, Mark] = {}
     for name, pattern in PROSE:
@@ -582,22 +599,40 @@ def split_numbered(text: str) -> List[str]:
     return [text[match.end():end] for match, end in zip(starts, ends)]
 
 
-def split_criteria(lines: Sequence[Line]) -> List[str]:
+def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     """The criteria of a value: a list of lines, a numbered list within a line, or one for each line (or `;`)."""
-    lines = [line for line in lines if line.text.strip()]
-    joined = " ".join(line.text.strip() for line in lines)
-    inline = split_numbered(joined)
-    if len(inline) > sum(line.kind == "item" for line in lines):
-        items = [without_full_stop(item) for item in inline]
-    elif any(line.kind == "item" for line in lines):
-        items = list_items(lines)
+    lines = until_closing_text([classify_plain(line.number, line.text) if line.kind == "label" else line for line in entry.lines], warnings)
+    items = [line for line in lines if line.kind == "item"]
+    inline = split_numbered(" ".join(line.text.strip() for line in lines))
+    if len(inline) > len(items) and not is_counted(items):
+        found, in_sentence = inline, True
+    elif items:
+        found, in_sentence = list_items(lines), entry.in_sentence
     else:
-        items = [without_full_stop(part) for line in lines for part in line.text.split(";")]
-    return [item for item in (re.sub(r"(?:\s*[,;]|\s*[,;]\s*and)$", "", item.strip()) for item in items) if item]
+        found, in_sentence = [part for line in lines for part in line.text.split(";")], True
+    found = [without_full_stop(item) if in_sentence else item.strip() for item in found]
+    return [item for item in (re.sub(r"(?:\s*[,;]|\s*[,;]\s*and)$", "", item) for item in found) if item]
+
+
+def is_counted(items: Sequence[Line]) -> bool:
+    """Whether two or more lines are numbered in sequence: then a number inside one of them is no further item."""
+    return len(items) > 1 and [item.name for item in items] == [str(number) for number in range(1, len(items) + 1)]
+
+
+def until_closing_text(lines: Sequence[Line], warnings: List[str]) -> List[Line]:
+    """The lines of a list without blank ones, up to a paragraph behind it that is not indented: that belongs to no item."""
+    kept: List[Line] = []
+    for before, line in zip([None, *lines], lines):
+        behind = before is not None and before.kind == "blank" and any(item.kind == "item" for item in kept)
+        if behind and line.kind == "text" and line.level == 0:
+            warnings.append(f"line {line.number}: the text after the criteria is left out")
+            break
+        kept += [line] if line.text.strip() else []
+    return kept
 
 
 def without_full_stop(text: str) -> str:
-    """A sentence's full stop is no part of the last criterion in it."""
+    """A sentence's full stop is no part of the last criterion in it, nor is a comma behind any."""
     text = text.strip()
     return text[:-1] if text.endswith(".") and not text.endswith("..") else text
 
@@ -653,22 +688,28 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
         fields = [Field("task", block.line, (Line(block.line, block.title, "text"),))] + fields
     settings: Dict[str, Any] = {}
     for each in list(common) + fields:
-        for found in cut_sentences(each.lines, "criteria") if each.name == "criteria" else [each]:
-            read_field(found, file, settings)
+        for found in cut_criteria(each) if each.name == "criteria" else [each]:
+            read_field(found, file, settings, warnings)
     if not settings.get("prompt"):
         found = f"task {block.number} without text" if block.number is not None else "no task"
         raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
     return Task(block.number or 1, block.title, block.line, **settings)
 
 
-def read_field(entry: Field, file: str, settings: Dict[str, Any]) -> None:
+def cut_criteria(entry: Field) -> List[Field]:
+    """A criteria field, and the sentences behind the list that stand for other labels."""
+    first, *others = cut_sentences(entry.lines, "criteria")
+    return [first._replace(line=entry.line, in_sentence=entry.in_sentence)] + others
+
+
+def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List[str]) -> None:
     """Put one field's value into `settings`, under the name it has in Task."""
     text = plain_text(entry.lines)
     if entry.name == "task":
         lead = LEAD_IN.match(text)
         settings["prompt"] = text[lead.end():] if lead else text
     elif entry.name == "criteria":
-        items = split_criteria(entry.lines)
+        items = split_criteria(entry, warnings)
         settings["criteria"] = tuple(required(items, entry, file, "a list such as '1. File config.py exists'"))
     elif entry.name == "retry":
         settings["retry_strategy"] = text or None
@@ -676,6 +717,7 @@ def read_field(entry: Field, file: str, settings: Dict[str, Any]) -> None:
         settings["tools"] = tuple(required(split_tools(text), entry, file, "tool names such as 'Write, Bash'"))
     elif text:
         settings[entry.name] = read_value(entry, text, file)
+        settings.update({"directory_line": entry.line} if entry.name == "directory" else {})
     elif entry.name != "timeout":
         raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} without a value", VALUE_FORMS[entry.name][1])
 
@@ -911,18 +953,20 @@ class Stream:
 
 
 def read_events(line: str) -> List[Mapping[str, Any]]:
-    """The events of a line: mostly one; none where it is no JSON object with a type; of an event that was written into
-    the middle of another's line (cli.md J), the one that is whole."""
-    events = []
-    start = line.find("{")
-    while start >= 0:
+    """The events of a line: mostly one. None where the line is no JSON object with a type; both where two stand in a row; the
+    whole one where an event was written into the middle of another's line (cli.md J)."""
+    events: List[Mapping[str, Any]] = []
+    start = len(line) - len(line.lstrip())
+    for _ in range(EVENTS_IN_A_LINE):
+        if not line.startswith("{", start):
+            break
         try:
-            event, _ = json.JSONDecoder().raw_decode(line, start)
+            event, end = json.JSONDecoder().raw_decode(line, start)
         except (ValueError, RecursionError):
-            event = None
-        if isinstance(event, dict) and isinstance(event.get("type"), str):
-            return events + [event]
-        start = line.find('{"type":', start + 1)
+            start = line.find('{"type":', start + 1) if not events else len(line)
+            continue
+        events += [event] if isinstance(event.get("type"), str) else []
+        start = end + len(line[end:]) - len(line[end:].lstrip())
     return events
 
 
@@ -1133,8 +1177,19 @@ class Token(NamedTuple):
 
 
 class Subject(NamedTuple):
+    """The files or folders that words name; `noun` is "file" or "folder" where they say which."""
     names: Tuple[str, ...]
     either: bool = False
+    noun: str = ""
+
+
+class Targets(NamedTuple):
+    """What has to be found, or must not be; see Criterion for the booleans."""
+    texts: Tuple[str, ...]
+    either: bool
+    negated: bool
+    literal: bool
+    described: bool
 
 
 class Finding(NamedTuple):
@@ -1148,15 +1203,18 @@ class Finding(NamedTuple):
 TOKEN = re.compile(r"`([^`]+)`|(?<![\w=])(?:\"([^\"]+)\"|“([^”]+)”|'([^']+)')(?!\w)"
                    r"|((?:[^\s,;\"“”'`]|(?<=\w)'(?=\w)|(?<=[=(:\[])[\"'][^\"']*[\"']|(?<=\d),(?=\d))+)|([,;])")
 BARE_NAMES = {"makefile", "dockerfile", "readme", "license", "changelog", "procfile", "gemfile", "rakefile", "jenkinsfile", "vagrantfile"}
-FILE_NOUNS = {"file", "files", "folder", "folders", "directory", "directories", "script", "module"}
-NAME_NOISE = FILE_NOUNS | {"the", "a", "an", "both", "new", "all", "of", "named", "called", "at", "path", "and", "or", "either"}
-NOT_NAMES = {"structure", "layout", "listing", "content", "contents", "size", "that", "which", "it", "is", "was"}
-TARGET_NOISE = {"the", "a", "an", "port", "function", "class", "file", "named", "called", "endpoint", "variable", "constant", "string",
-                "text", "word", "line", "value", "method", "key", "both", "either", "at", "least"}
+FILE_NOUNS = {"file", "files", "script", "module"}
+FOLDER_NOUNS = {"folder", "folders", "directory", "directories"}
+NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | {"the", "a", "an", "both", "new", "named", "called", "at", "and", "or", "either"}
+NOT_NAMES = {"structure", "layout", "listing", "content", "contents", "size", "path", "that", "which", "it", "is", "was", "exists", "no", "none",
+             "all", "any", "every", "each", "only"}
+TARGET_NOISE = {"the", "a", "an", "port", "function", "class", "file", "named", "called", "endpoint", "variable", "constant", "string", "text",
+                "word", "line", "value", "method", "key", "both", "either", "comment", "comments", "statement", "statements"}
+MEASURES = {"exactly", "only", "least", "most", "every", "all", "each", "valid", "correct", "proper", "without", "except", "more", "fewer", "than"}
 STOP_WORDS = set("the a an and or of to in on at for with without from by is are was be been has have it its that this these as all any "
                  "should must will can not no file files code exists contains includes output".split())
-HERE = {"", "here", "the working directory", "the current directory", "the directory", "the project", "the repo", "the repository", "the root",
-        "the project root", "the root directory", "the folder", "the current folder", "the workspace", "disk"}
+HERE = {"", "here", "disk", *(f"the {kind}{place}" for kind in ("", "working ", "current ", "project ", "root ")
+                              for place in ("directory", "folder", "root", "project", "repo", "repository", "workspace"))}
 
 
 def tokenize(text: str) -> List[Token]:
@@ -1169,7 +1227,7 @@ def tokenize(text: str) -> List[Token]:
 
 
 def looks_like_path(word: str) -> bool:
-    if "://" in word or not re.fullmatch(r"[\w.@+~/*-]+", word):
+    if "://" in word or not re.fullmatch(r"[\w.@+~/-]+", word):
         return False
     return "/" in word or word.lower() in BARE_NAMES or bool(re.fullmatch(r"(?:[\w@+~-][\w.@+~-]*)?\.[A-Za-z][\w.-]{0,15}", word))
 
@@ -1180,36 +1238,48 @@ def read_names(segment: str) -> Optional[Subject]:
     lower = [token.text.lower() for token in tokens]
     names = []
     for at, token in enumerate(tokens):
-        beside_noun = lower[at - 1:at] and lower[at - 1] in FILE_NOUNS | {"named", "called"} or lower[at + 1:at + 2] in (["folder"], ["directory"])
+        before, after = lower[at - 1] if at else "", (lower[at + 1:] + [""])[0]
+        beside_noun = before in FILE_NOUNS | FOLDER_NOUNS | {"named", "called"} or after in ("folder", "directory")
         if token.quoted or looks_like_path(token.text):
             names.append(token.text)
-        elif lower[at] in NAME_NOISE or lower[at] == ",":
-            continue
-        elif beside_noun and lower[at] not in NOT_NAMES and re.fullmatch(r"[\w.@+-]+", token.text):
+        elif beside_noun and lower[at] not in NAME_NOISE | NOT_NAMES and re.fullmatch(r"[\w.@+-]+", token.text):
             names.append(token.text)
-        else:
-            return None
-    both_ways = "or" in lower and "and" in lower
-    return Subject(tuple(names), "or" in lower) if names and not both_ways else None
+        elif lower[at] in NOT_NAMES or (lower[at] not in NAME_NOISE and lower[at] != "," and after not in FILE_NOUNS):
+            return None               # but "config" in "the config file config.py" says nothing else
+    noun = "folder" if FOLDER_NOUNS & set(lower) else "file" if FILE_NOUNS & set(lower) else ""
+    return Subject(tuple(names), "or" in lower, noun) if names and not {"or", "and"} <= set(lower) else None
 
 
-def read_targets(segment: str) -> Optional[Tuple[Tuple[str, ...], bool, bool]]:
-    """What has to be found: (targets, either, literal). "A, B and C" are three, "A or B" either; quoted ones are taken as they
-    stand, words without quotes lose articles and nouns such as "port" or "function"."""
+def read_targets(segment: str) -> Optional[Targets]:
+    """What has to be found: "A, B and C" are three, "A or B" either, "no A" none. Quoted ones are taken as they stand; words
+    without quotes lose articles and nouns such as "port" or "function"."""
+    negated = re.match(r"(?:no|neither|none of)\s+", segment, re.I)
+    tokens = tokenize(segment[negated.end():] if negated else segment)
     groups: List[List[Token]] = [[]]
-    lower = [token.text.lower() for token in tokenize(segment) if not token.quoted]
-    for token in tokenize(segment):
-        if not token.quoted and token.text.lower() in (",", ";", "and", "or", "&"):
+    links = set()
+    for token in tokens:
+        if not token.quoted and token.text.lower() in (",", ";", "and", "or", "nor", "&"):
+            links.add(token.text.lower())
             groups.append([])
-        elif token.quoted or token.text.lower() not in TARGET_NOISE:
+        else:
             groups[-1].append(token)
-    phrases = [group for group in groups if group]
-    if not phrases or ("or" in lower and "and" in lower):
+    phrases = [read_phrase(group) for group in groups if group]
+    if not phrases or {"or", "and"} <= links:
         return None
-    literal = all(any(t.quoted for t in group) or (len(group) == 1 and is_symbol(group[0].text)) for group in phrases)
-    plain = len(phrases) == 1 and len(phrases[0]) == 1 and lower[:1] not in (["a"], ["an"])
-    targets = tuple(" ".join(t.text for t in ([t for t in group if t.quoted] or group)) for group in phrases)
-    return targets, "or" in lower, literal or plain
+    texts = tuple(text for found, _, _ in phrases for text in found)
+    return Targets(texts, "or" in links, bool(negated), all(literal for _, literal, _ in phrases), any(described for _, _, described in phrases))
+
+
+def read_phrase(group: Sequence[Token]) -> Tuple[List[str], bool, bool]:
+    """The texts of one phrase, whether they are meant as they stand, and whether they only describe what is wanted."""
+    words = [token.text for token in group if not token.quoted and token.text not in TARGET_NOISE]
+    quoted = [token.text for token in group if token.quoted]
+    if quoted:
+        return quoted, True, bool(words)
+    article = any(token.text in ("a", "an") for token in group)
+    words = words or [token.text for token in group]
+    literal = (len(words) == 1 and is_symbol(words[0])) or any(re.fullmatch(r"[=<>!:+*/|&%-]+", word) for word in words)
+    return [" ".join(words)], literal, not literal and (article or bool(MEASURES & {word.lower() for word in words}))
 
 
 def is_symbol(word: str) -> bool:
@@ -1221,33 +1291,42 @@ def is_symbol(word: str) -> bool:
 
 def target_pattern(target: str) -> str:
     """A target as a pattern: white space and quote style don't matter, but it must stand as whole words (120 is not in 1200)."""
-    parts = re.findall(r"\w+|\s+|[^\w\s]", target.strip())
+    parts = re.findall(r"\w+|[^\w\s]", target)
     pattern, previous = "", ""
     for part in parts:
-        if part.isspace():
-            continue
-        both_words = previous and (previous[-1].isalnum() or previous[-1] == "_") and (part[0].isalnum() or part[0] == "_")
+        both_words = previous and is_word(previous[-1]) and is_word(part[0])
         pattern += (r"\s+" if both_words else r"\s*" if previous else "") + (r"[\"'`]" if part in "\"'`“”" else re.escape(part))
         previous = part
-    head = r"(?<![\w.-])" if parts[0][0].isdigit() else r"(?<!\w)" if parts[0][0].isalnum() or parts[0][0] == "_" else ""
-    tail = r"(?!\w|\.\d)" if parts[-1][-1].isdigit() else r"(?!\w)" if parts[-1][-1].isalnum() or parts[-1][-1] == "_" else ""
+    head = r"(?<![\w.-])" if parts[0][0].isdigit() else r"(?<!\w)" if is_word(parts[0][0]) else ""
+    tail = r"(?!\w|\.\d)" if parts[-1][-1].isdigit() else r"(?!\w)" if is_word(parts[-1][-1]) else ""
     return head + pattern + tail
+
+
+def is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def search(target: str, literal: bool, text: str) -> Optional[Tuple[int, bool]]:
     """Where a target stands in a text: (line number, whether just as it is written). A target without capitals is found in
     capitals too, and the words of a description may stand apart and have endings; that is less than as written."""
+    if not re.search(r"\S", target):
+        return None
     found = re.search(target_pattern(target), text)
     other_case = None if found or target != target.lower() else re.search(target_pattern(target), text, re.I)
     if found or other_case:
         return text.count("\n", 0, (found or other_case).start()) + 1, bool(found)
-    if literal:
-        return None
-    stems = [re.escape(word.rstrip("s")) for word in telling_words(target)]
-    places = [re.search(rf"(?<![a-z]){stem}(?:s|es|d|ed|ing|er)?(?![a-z])", text, re.I) for stem in stems]
+    places = [] if literal else [re.search(word_pattern(word), text, re.I) for word in telling_words(target)]
     if not places or not all(places):
         return None
     return text.count("\n", 0, min(place.start() for place in places if place)) + 1, False
+
+
+def word_pattern(word: str) -> str:
+    """A word out of a sentence with its endings; a name or number out of code as it stands."""
+    if is_symbol(word):
+        return target_pattern(word)
+    stem = word[:-1] if word.endswith("s") and len(word) > 3 else word
+    return rf"(?<!\w){re.escape(stem)}(?:s|es|d|ed|ing|er)?(?!\w)"
 
 
 def telling_words(text: str) -> List[str]:
@@ -1281,13 +1360,12 @@ def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> 
 
 # -- file_exists
 
-DONE = "created|written|updated|changed|modified|generated|added|saved|deleted|removed"
-EXISTS = re.compile(rf"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now )?(?:exists?|(?:is|are) (?:present|there))|no longer exists?"
-                    rf"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been) (?:not )?(?P<done>{DONE}))"
+GONE, CHANGED, MADE = "deleted|removed", "updated|changed|modified", "created|written|generated|added|saved"
+EXISTS = re.compile(rf"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now )?(?:exists?|(?:is|are) (?:present|there))|no longer exists?|(?:does|do)(?: not|n['’]t) exist"
+                    rf"|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) (?:not )?(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?"
                     r"(?:\s+(?:at|in|under|inside|on)\s+(?P<place>.+?))?[.!]?", re.I)
 MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies|deletes?|removes?)"
-                   r"\s+(?P<subject>.+?)[.!]?", re.I)
-REMOVING = re.compile(r"not|n['’]t|no longer|delete|remove", re.I)
+                   r"\s+(?P<subject>.+?)(?P<place>)(?P<done>)[.!]?", re.I)
 
 
 def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1295,23 +1373,31 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     if len(alone) == 1 and looks_like_path(alone[0].text):
         return Criterion(text, "file_exists", (alone[0].text,))
     match = EXISTS.fullmatch(text) or MAKES.fullmatch(text)
-    if not match:
+    none = re.match(r"no\s+", match["subject"], re.I) if match else None
+    named = read_place(match["subject"][none.end() if none else 0:], (match["place"] or "").strip()) if match else None
+    if not match or not named:
         return None
-    place = (match.groupdict().get("place") or "").strip()
-    named = read_names(match["subject"])
-    folder = None if place.lower() in HERE else read_names(place)
-    if place.lower() not in HERE and (folder is None or len(folder.names) > 1):
+    verb, done = match["verb"].lower(), (match["done"] or "").lower()
+    negated = bool(re.search(r"\bnot\b|n['’]t\b|no longer", verb)) != bool(none)
+    gone = bool(re.search(GONE + "|^delete|^remove", done or verb))
+    unchanged = negated and bool(done) and done in CHANGED.split("|")
+    needs = "unchanged" if unchanged else "written" if (done or match.re is MAKES) and not (negated or gone) else ""
+    return Criterion(text, "file_exists", named.names, either=named.either, negated=(negated != gone) and not unchanged, needs=needs, where=named.noun)
+
+
+def read_place(words: str, place: str) -> Optional[Subject]:
+    """The names in "config.py exists at src" or "File exists at src/config.py"; None where either part says more than names."""
+    named = read_names(words)
+    if place.lower() in HERE:
+        return named
+    folder = Subject((place,)) if re.fullmatch(r"[\w.@+~/-]+", place) else read_names(place)
+    if folder is None or len(folder.names) != 1:
         return None
-    if folder and named is None:
-        if not set(re.findall(r"\w+", match["subject"].lower())) & FILE_NOUNS:
-            return None
-        named, folder = folder, None
     if named is None:
-        return None
-    negated = bool(REMOVING.search(match["verb"]))
-    written = not negated and bool(match.groupdict().get("done") or match.re is MAKES)
-    names = tuple(os.path.join(folder.names[0], name) for name in named.names) if folder else named.names
-    return Criterion(text, "file_exists", names, either=named.either, negated=negated, needs="written" if written else "")
+        noun = "folder" if set(words.lower().split()) & FOLDER_NOUNS else "file"
+        return folder._replace(noun=noun) if set(words.lower().split()) & (FILE_NOUNS | FOLDER_NOUNS) else None
+    is_path_itself = len(named.names) == 1 and os.path.basename(folder.names[0]) == named.names[0]
+    return named._replace(names=folder.names if is_path_itself else tuple(os.path.join(folder.names[0], name) for name in named.names))
 
 
 def judge_exists(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -1321,38 +1407,48 @@ def judge_exists(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
     path = os.path.join(evidence.directory, os.path.expanduser(name))
-    there = os.path.lexists(path) if criterion.negated else os.path.exists(path)
     history, known = path_history(path, evidence)
-    aside = f" ({history})" if history else ""
     if criterion.negated:
+        there = os.path.lexists(path)
+        aside = f" ({history})" if history else ""
         return Finding(not there, "proved", f"{name} {'is there' if there else 'does not exist'}{aside}", "it is still there" if there else "")
-    if not there:
+    if not os.path.exists(path):
         elsewhere = [other for other in evidence.changes.written if os.path.basename(other) == os.path.basename(name.rstrip("/"))]
         return Finding(False, "proved", f"{name} does not exist" + (f" ({elsewhere[0]} does)" if elsewhere else ""), "it was not there")
     what = f"{name} exists ({describe_path(path)})"
-    if criterion.needs != "written":
+    if criterion.where and (criterion.where == "folder") != os.path.isdir(path):
+        return Finding(False, "proved", f"{what}, which is no {criterion.where}", f"it is there, but it is no {criterion.where}")
+    if not criterion.needs:
         return Finding(True, "proved", f"{what}, {history if known else 'probably ' + history}" if history else what)
+    return find_change(criterion.needs, what, history, known)
+
+
+def find_change(needs: str, what: str, history: str, known: bool) -> Finding:
+    """Whether a path that is there was written by this run, or left as it was."""
     if not known:
-        return Finding(True, "weak", f"{what}; whether this run wrote it is not known")
-    return Finding(history != "was there before, unchanged", "proved", f"{what}, {history}", "it was there before and was not changed")
+        return Finding(True, "weak", f"{what}; what this run did to it is not known")
+    untouched = history == UNTOUCHED
+    short = "it was there before and was not changed" if untouched else "it was changed"
+    return Finding(untouched == (needs == "unchanged"), "proved", f"{what}, {history}", short)
 
 
 def describe_path(path: str) -> str:
     return f"a folder, {plural(len(os.listdir(path)), 'item')} in it" if os.path.isdir(path) else plural(os.path.getsize(path), "byte")
 
 
+UNTOUCHED = "was there before, unchanged"
+
+
 def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
     """What this run did to a path, in words, and whether that is known for certain."""
     relative = os.path.relpath(os.path.realpath(path), os.path.realpath(evidence.directory))
     changes = evidence.changes
-    for words, paths in (("created by this run", changes.created), ("changed by this run", changes.changed), ("deleted by this run", changes.deleted)):
+    for words, paths in (("created", changes.created), ("changed", changes.changed), ("deleted", changes.deleted)):
         if relative in paths:
-            return words, changes.complete
+            return f"{words} by this run", changes.complete
     if any(other.startswith(relative + os.sep) for other in changes.written):
         return "changed by this run", changes.complete
-    if relative in evidence.before.paths:
-        return "was there before, unchanged", True
-    return "", False
+    return (UNTOUCHED, True) if relative in evidence.before.paths else ("", False)
 
 
 # -- contains, output: a text is looked for in files, in what commands printed, or in the answer
@@ -1361,13 +1457,14 @@ NEGATION = r"(?P<not>(?:(?:does|do|did|is|are|should|must|may|can)(?: not|n['’
 SHOULD = r"(?:should |must |also )?"
 CONTAINS = re.compile(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?)"
                       r"\s+(?P<target>.+?)", re.I)
-NONE_IN = re.compile(r"(?:there (?:is|are) )?no (?P<target>.+?) (?:in|inside|within) (?P<subject>.+?)[.!]?", re.I)
+NONE_IN = re.compile(r"(?:there (?:is|are) )?(?P<target>no .+?) (?:in|inside|within) (?P<subject>.+?)(?P<not>)(?P<verb>)[.!]?", re.I)
 PRONOUNS = {"", "it", "file", "the file", "this file", "code", "the code", "the script", "and"}
 OUTPUT = re.compile(rf"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+{NEGATION}{SHOULD}"
                     r"(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|(?P<matches>matches))"
                     r"|(?:it )?(?:prints?|displays?|outputs?))\s+(?P<target>.+?)", re.I)
 RESPONSE = re.compile(rf"(?:the |claude['’]s )?(?:final )?(?:response|answer|reply)\s+{NEGATION}{SHOULD}"
                       r"(?:contains?|mentions?|includes?|shows?|has|names?)\s+(?P<target>.+?)", re.I)
+ALSO = re.compile(r"(.+?) (?:exists|(?:is|was) (?P<made>created|written|updated)) and", re.I)
 
 
 def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1375,50 +1472,38 @@ def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
     targets = read_targets(match["target"]) if match else None
     if not match or targets is None:
         return None
-    words = (match["subject"] or "").strip()
-    also = re.fullmatch(r"(.+?) (?:exists|is (created|written|updated)|was (created|written|updated)) and", words, re.I)
-    words = also[1] if also else words
+    also = ALSO.fullmatch((match["subject"] or "").strip())
+    words = also[1] if also else (match["subject"] or "").strip()
     named = None if words.lower() in PRONOUNS else read_names(words)
+    negated = bool(match["not"]) != targets.negated
     if named is None and words.lower() not in PRONOUNS:
         return None
-    negated = match.re is NONE_IN or bool(match["not"])
-    holds = not negated and match["verb"].lower().startswith(("include", "ha", "contain"))
-    if named is None and holds and all(map(looks_like_path, targets[0])):
-        return Criterion(text, "file_exists", targets[0], either=targets[1])
+    if named is None and not negated and re.match("include|ha|contain", match["verb"], re.I) and all(map(looks_like_path, targets.texts)):
+        return Criterion(text, "file_exists", targets.texts, either=targets.either)
     where = named or subject
     if where.either and len(where.names) > 1:
         return None
-    needs = "written" if also and (also[2] or also[3]) else ""
-    return Criterion(text, "contains", where.names, targets[0], targets[1], negated, needs, "file", literal=targets[2])
+    return Criterion(text, "contains", where.names, targets.texts, targets.either, negated, "written" if also and also["made"] else "", "file",
+                     literal=targets.literal, described=targets.described)
 
 
 def read_output(text: str, subject: Subject) -> Optional[Criterion]:
-    for pattern, where in ((OUTPUT, "bash"), (RESPONSE, "response")):
-        match = pattern.fullmatch(text)
-        if match:
-            break
-    else:
+    match = OUTPUT.fullmatch(text) or RESPONSE.fullmatch(text)
+    if not match:
         return None
-    negated = bool(match["not"])
     expression = re.fullmatch(r"`?/(.+)/`?[.!]?", match["target"].strip()) if match.groupdict().get("matches") else None
     if expression:
-        return Criterion(text, "output", targets=(expression[1],), negated=negated, where="regex")
+        return Criterion(text, "output", targets=(expression[1],), negated=bool(match["not"]), where="regex")
     targets = read_targets(match["target"])
-    return Criterion(text, "output", (), targets[0], targets[1], negated, where=where, literal=targets[2]) if targets else None
+    return targets and Criterion(text, "output", (), targets.texts, targets.either, bool(match["not"]) != targets.negated,
+                                 where="bash" if match.re is OUTPUT else "response", literal=targets.literal, described=targets.described)
 
 
 def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
     """In the named files; else in those that this run wrote; else, for want of files, in Claude's last text, weakly."""
     if criterion.names:
-        missing = [name for name in criterion.names if read_file(os.path.join(evidence.directory, name)) is None]
-        if missing:
-            return Verdict(criterion, False, "proved", f"{missing[0]} is not there to be read", f"{missing[0]} was not there")
-        written = [find_path(name, criterion, evidence) for name in criterion.names if criterion.needs]
-        stale = [finding for finding in written if not finding.met]
-        if stale:
-            return Verdict(criterion, False, "proved", stale[0].evidence, stale[0].short)
-        verdicts = [search_files(criterion, [name], evidence, "proved") for name in criterion.names]
-        return next((verdict for verdict in verdicts if not verdict.met), verdicts[0])
+        return next((verdict for verdict in (judge_file(name, criterion, evidence) for name in criterion.names) if not verdict.met),
+                    judge_file(criterion.names[0], criterion, evidence))
     written = [path for path in evidence.changes.written if os.path.isfile(os.path.join(evidence.directory, path))]
     if written:
         return search_files(criterion, written, evidence, "proved" if evidence.changes.complete else "weak")
@@ -1428,42 +1513,58 @@ def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
     return search_texts(criterion, [("Claude's last text", evidence.text)], "weak")
 
 
+def judge_file(name: str, criterion: Criterion, evidence: Evidence) -> Verdict:
+    if read_file(os.path.join(evidence.directory, name)) is None:
+        return Verdict(criterion, False, "proved", f"{name} is not there to be read", f"{name} was not there")
+    written = find_path(name, criterion._replace(negated=False), evidence)
+    if criterion.needs and not written.met:
+        return Verdict(criterion, False, "proved", written.evidence, written.short)
+    return search_files(criterion, [name], evidence, written.confidence)
+
+
 def search_files(criterion: Criterion, names: Sequence[str], evidence: Evidence, best: str) -> Verdict:
     texts = [(name, read_file(os.path.join(evidence.directory, name)) or "") for name in names]
-    return search_texts(criterion, texts, best)
+    verdict = search_texts(criterion, texts, best)
+    if verdict.met == criterion.negated and is_cut(names, evidence):
+        return verdict._replace(confidence="weak", evidence=f"{verdict.evidence} (its first {SEARCH_LIMIT_BYTES >> 20} MiB)")
+    return verdict
+
+
+def is_cut(names: Sequence[str], evidence: Evidence) -> bool:
+    """Whether one of these files is too large to have been searched whole."""
+    return any(os.path.getsize(os.path.join(evidence.directory, name)) > SEARCH_LIMIT_BYTES for name in names)
 
 
 def search_texts(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Verdict:
     """Look for the targets in named texts; `best` is the most that such a finding can prove."""
+    best = "weak" if criterion.described else best
     findings = [find_target(target, criterion, texts, best) for target in criterion.targets]
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
 
 def find_target(target: str, criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Finding:
+    """Of a description that must not hold, any telling word counts as found."""
+    wanted = [target] + (telling_words(target) if criterion.negated and not criterion.literal else [])
     for name, text in texts:
-        place = search(target, criterion.literal, text)
+        place = next(filter(None, (search(words, criterion.literal, text) for words in wanted)), None)
         if place:
-            confidence = best if place[1] and (criterion.literal or " " in target) else "weak"
             where = f"{name} line {place[0]}"
-            return Finding(not criterion.negated, confidence, f"{where}: {line_of(text, place[0])}", f"{where} has it")
+            return Finding(not criterion.negated, best if place[1] else "weak", f"{where}: {line_of(text, place[0])}", f"{where} has it")
     names = shorten(", ".join(name for name, _ in texts), 80) or "no file"
-    return Finding(criterion.negated, best if criterion.literal else "weak", f"{target!r} is not in {names}", f"it was not in {names}")
+    sure = criterion.literal or not criterion.negated
+    return Finding(criterion.negated, best if sure else "weak", f"{target!r} is not in {names}", f"it was not in {names}")
 
 
 def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     """In what Bash calls printed; else in the last text. Never in prompts, tool inputs or what was read."""
-    calls = [call for call in evidence.calls if call.name == "Bash" and call.finished]
+    calls = bash_calls(evidence)
     printed = [(f"output of {shorten(bash_command(call), 60)!r}", bash_output(call)) for call in calls]
     answer = [("Claude's last text", evidence.text)]
-    if criterion.where == "response":
-        return search_texts(criterion, answer, "weak" if criterion.negated else "proved")
     look = match_texts if criterion.where == "regex" else search_texts
-    if not calls:
+    if criterion.where == "response" or not calls:
         return look(criterion, answer, "weak" if criterion.negated else "proved")
     verdict = look(criterion, printed, "proved")
-    if verdict.met or criterion.negated:
-        return verdict
-    said = look(criterion, answer, "weak")
+    said = verdict if verdict.met or criterion.negated else look(criterion, answer, "weak")
     return said if said.met else verdict
 
 
@@ -1480,16 +1581,13 @@ def match_texts(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: st
     return Verdict(criterion, criterion.negated, best, f"/{criterion.targets[0]}/ matches nothing in {names}")
 
 
-def bash_command(call: ToolCall) -> str:
-    return str(call.input.get("command", ""))
+# -- no_errors: by the results of Bash calls alone
 
+class Work(NamedTuple):
+    """What a part of a shell command runs: a script, or a tool with its subcommand, and the paths that it is given."""
+    runner: str
+    paths: frozenset = frozenset()
 
-def bash_output(call: ToolCall) -> str:
-    """What the command printed, without the line in which the CLI tells its exit code."""
-    return re.sub(r"\A(?:Error: )?Exit code \d+\n?", "", call.output)
-
-
-# -- no_errors
 
 FAULTS = r"(?:errors?|exceptions?|failures?)"
 NO_ERRORS = re.compile(rf"(?:there (?:are|were) )?no (?P<names>.*?)\s*{FAULTS}(?: messages?)?"
@@ -1500,9 +1598,16 @@ ANYTHING = {"", "it", "code", "the code", "script", "the script", "program", "th
 TESTS_PASS = re.compile(r"(?:all |the )*(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green|passing))[.!]?", re.I)
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
 NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or) {ERROR_NAME})*)[.!]?")
-SCRIPT = re.compile(r"[\w./-]+\.(?:py|js|ts|sh|rb|go|rs)\b|\b(?:pytest|make(?: \w+)?|npm (?:run )?\w+|cargo \w+|go \w+)\b")
-TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): ", re.M)
-READERS = re.compile(r"^\s*(?:cat|less|head|tail|grep|rg|ls|find|echo|sed -n|git (?:log|show|diff))\b")
+TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |^FAILED |\b[1-9]\d* failed\b", re.M)
+LINKS = re.compile(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
+QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
+PREFIXES = {"time", "sudo", "env", "nohup", "exec", "npx", "command"}
+PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle", "exec")}
+INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
+READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp mv touch wc "
+              "which sleep diff sort uniq tee chmod".split())
+TEST_RUN = re.compile(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|ctest|ava|mocha)\b|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet"
+                      r"|mix|swift)\b.*\b(?:tests?|check)\b|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
 
 
 def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1512,7 +1617,7 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
         understood = match.re is NAMED_ERROR or all(token.quoted for token in tokens)
         return Criterion(text, "no_errors", targets=tuple(token.text for token in tokens), where="bash") if understood else None
     if TESTS_PASS.fullmatch(text):
-        return Criterion(text, "no_errors", ("test",), needs="ran", where="bash", literal=False)
+        return Criterion(text, "no_errors", needs="tests", where="bash", described=True)
     match = WITHOUT.fullmatch(text)
     if not match or match["subject"].strip().lower() in ANYTHING:
         return Criterion(text, "no_errors", needs="ran", where="bash") if match else None
@@ -1521,19 +1626,19 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
 
 
 def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
-    """By the results of Bash calls alone. A failed call is repaired when the same command or script succeeds later."""
-    calls = [call for call in evidence.calls if call.name == "Bash" and call.finished]
+    """A failed call is repaired when the same command, or one on the same script or test target, succeeds later."""
+    calls = bash_calls(evidence)
     if criterion.targets:
         return judge_named_errors(criterion, calls)
-    about = [call for call in calls if not criterion.names or any(name in bash_command(call) for name in criterion.names)]
+    about = [call for call in calls if is_about(criterion, call)]
     if not about:
-        aside = f" with {criterion.names[0]!r} in it" if criterion.names and calls else ""
-        return Verdict(criterion, criterion.needs != "ran", "weak", f"no command was run{aside}")
+        what = f"{criterion.names[0]} was not run" if criterion.names else "no test was run" if criterion.needs == "tests" else "no command was run"
+        return Verdict(criterion, not criterion.needs, "weak", what)
     for at, call in enumerate(about):
         trouble = call_trouble(call)
-        if trouble and not any(same_work(call, later) and not call_trouble(later) for later in about[at + 1:]):
+        if trouble and not any(repairs(later, call) for later in calls[calls.index(call) + 1:]):
             return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}")
-    certain = criterion.literal and all(call.failed is not None for call in about)
+    certain = not criterion.described and all(call.failed is not None and not hides_failure(call) for call in about)
     told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"
     return Verdict(criterion, True, "proved" if certain else "weak", told)
 
@@ -1541,42 +1646,116 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
 def judge_named_errors(criterion: Criterion, calls: Sequence[ToolCall]) -> Verdict:
     for at, call in enumerate(calls):
         for target in criterion.targets:
-            clean_later = any(same_work(call, later) and not search(target, True, bash_output(later)) for later in calls[at + 1:])
+            clean_later = any(same_work(later, call) and not search(target, True, bash_output(later)) for later in calls[at + 1:])
             if search(target, True, bash_output(call)) and not clean_later:
                 return Verdict(criterion, False, "proved", f"{target} in the output of {shorten(bash_command(call), 60)!r}")
     told = f"{' or '.join(criterion.targets)} is in the output of none of {plural(len(calls), 'command')}"
     return Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run")
 
 
+def bash_calls(evidence: Evidence) -> List[ToolCall]:
+    return [call for call in evidence.calls if call.name == "Bash" and call.finished]
+
+
+def bash_command(call: ToolCall) -> str:
+    return str(call.input.get("command", ""))
+
+
+def bash_output(call: ToolCall) -> str:
+    """What the command printed, without the line in which the CLI tells its exit code."""
+    return re.sub(r"\A(?:Error: )?Exit code \d+\n?", "", call.output)
+
+
+def split_shell(command: str) -> List[str]:
+    """A shell command's parts and the links between them, in turn; what stands in quotes is not looked into."""
+    masked = QUOTED.sub(lambda quoted: "_" * len(quoted[0]), command)
+    places = [0, *(place for match in LINKS.finditer(masked) for place in match.span(1)), len(command)]
+    return [command[start:end].strip() for start, end in zip(places, places[1:])]
+
+
+def read_work(part: str) -> Optional[Work]:
+    """What a part of a command runs; None for one that merely reads, moves or says something."""
+    words = [word.strip("'\"()") for word in part.split()]
+    while words and (words[0] in PREFIXES or re.match(r"\w+=", words[0]) or tuple(words[:2]) in PAIRED_PREFIXES):
+        del words[:2 if tuple(words[:2]) in PAIRED_PREFIXES else 1]
+    if not words or os.path.basename(words[0]) in READING:
+        return None
+    head, rest = re.sub(r"^python[\d.]+$", "python", os.path.basename(words[0])), words[1:]
+    if head == "python" and rest[:1] == ["-m"]:
+        head, rest = (rest[1:2] or ["-m"])[0], rest[2:]
+    given = [os.path.normpath(word) for word in rest if not re.match(r"-|\d*>", word)]
+    if head in INTERPRETER_NAMES and given and rest[0] != "-c":
+        return Work(given[0])
+    if "/" in words[0] and not os.path.isabs(words[0]):
+        return Work(os.path.normpath(words[0]))
+    paths = frozenset(word for word in given if re.search(r"[/.:]", word))
+    return Work(" ".join([head, *(word for word in given if word not in paths)]), paths)
+
+
+def works_of(call: ToolCall) -> List[Work]:
+    return [work for work in map(read_work, split_shell(bash_command(call))[::2]) if work]
+
+
+def hides_failure(call: ToolCall) -> bool:
+    """Whether the exit code may not be that of the work done: something other than && follows it."""
+    parts = split_shell(bash_command(call))
+    return any(read_work(part) and link != "&&" for part, link in zip(parts[::2], parts[1::2]))
+
+
+def is_about(criterion: Criterion, call: ToolCall) -> bool:
+    """Whether a call ran what the criterion speaks of: the named script, any test, or anything at all."""
+    works = works_of(call)
+    if criterion.needs == "tests":
+        return any(TEST_RUN.match(work.runner) for work in works)
+    ran = [work.runner for work in works] + [path for work in works if TEST_RUN.match(work.runner) for path in work.paths]
+    return not criterion.names or any(same_path(name, path) for name in criterion.names for path in ran)
+
+
+def same_path(first: str, second: str) -> bool:
+    first, second = os.path.normpath(first), os.path.normpath(second)
+    return first == second or first.endswith("/" + second) or second.endswith("/" + first)
+
+
 def call_trouble(call: ToolCall) -> str:
     """What went wrong in a Bash call, or "": its exit code, or an error in the output of a command that does not merely read."""
-    output = bash_output(call)
     if call.failed:
-        return shorten(call.output.replace("\n", " · "), 120)
-    found = TROUBLE.search(output)
-    if found and not READERS.match(bash_command(call)):
-        return shorten(output[found.start():].strip().split("\n")[-1 if found[0].startswith("Traceback") else 0], 120)
-    return ""
+        return shorten(call.output.replace("\n", " · "), 120) or "it failed without a word"
+    output = bash_output(call)
+    found = TROUBLE.search(output) if works_of(call) else None
+    if not found:
+        return ""
+    lines = output[found.start():].strip().split("\n")
+    return shorten(lines[-1] if found[0].startswith("Traceback") else lines[0], 120)
 
 
-def same_work(first: ToolCall, later: ToolCall) -> bool:
-    """The same command, spacing apart, or one on the same script or test target."""
-    commands = [" ".join(bash_command(call).split()) for call in (first, later)]
-    targets = [set(SCRIPT.findall(command)) for command in commands]
-    return commands[0] == commands[1] or bool(targets[0] and targets[0] <= targets[1])
+def same_work(later: ToolCall, call: ToolCall) -> bool:
+    """The same command, spacing apart, or one that does all the work of the other again: all its scripts and test targets."""
+    if bash_command(later).split() == bash_command(call).split():
+        return True
+    again, wanted = works_of(later), works_of(call)
+    return bool(wanted) and all(any(covers(new, old) for new in again) for old in wanted)
+
+
+def covers(new: Work, old: Work) -> bool:
+    same = new.runner == old.runner or ("." in new.runner and same_path(new.runner, old.runner))
+    return same and (not new.paths or bool(old.paths) and old.paths <= new.paths)
+
+
+def repairs(later: ToolCall, call: ToolCall) -> bool:
+    return same_work(later, call) and later.failed is False and not call_trouble(later) and not hides_failure(later)
 
 
 # -- command
 
-INTERPRETERS = (r"python(?:3(?:\.\d+)?)?(?! (?:script|program|code|file)\b)|node|npm|npx|pytest|make(?! (?:sure|it|the|a)\b)"
-                r"|go (?:run|test|build|vet|install|generate)|cargo|bash|sh|ruby|java|deno|bun|uv|pip")
 RUNNING = r"(?:(?:[Tt]he )?(?:[Cc]ommand|[Rr]unning|[Rr]un|[Ee]xecuting|[Ee]xecute|[Cc]alling)\s+)?"
+PROGRAM = (r"(?:(?:python(?:3(?:\.\d+)?)?(?!\s+(?:script|program|code|file)\b)|node|npm|npx|cargo|bash|sh|ruby|java|deno|bun|uv|pip)\s+\S|\./\S)[^`]*?"
+           r"|(?:pytest|make(?!\s+(?:sure|it|the|a)\b)|go (?:run|test|build|vet|install|generate))(?:\s+\S[^`]*?)?")
 SUCCEEDS = (r"(?:succeeds?|pass(?:es)?|works?|runs?(?: successfully)?(?: without (?:any )?errors?)?|completes(?: successfully)?"
             r"|exits? (?:with (?:code |status )?)?0|returns (?:exit code )?0)")
 PRINTS = r"(?:prints?|outputs?|shows?|displays?|gives|returns|produces|->|→|=>)"
 ENDS = rf"(?:{SUCCEEDS}|{PRINTS}\s+(?P<target>.+?))"
 QUOTED_COMMAND = re.compile(rf"{RUNNING}`(?P<command>[^`]+)`(?:\s+{ENDS})?[.!]?", re.S)
-BARE_COMMAND = re.compile(rf"{RUNNING}(?P<command>(?:(?:{INTERPRETERS})\s+\S|\./\S)[^`]*?|pytest|make)\s+{ENDS}[.!]?", re.S)
+BARE_COMMAND = re.compile(rf"{RUNNING}(?P<command>{PROGRAM})\s+{ENDS}[.!]?", re.S)
 
 
 def read_command(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1586,9 +1765,10 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
     if match["target"] is None:
         return Criterion(text, "command", command=match["command"].strip())
     targets = read_targets(match["target"])
-    if targets is None:
+    if targets is None or targets.negated:
         return None
-    return Criterion(text, "command", (), targets[0], targets[1], command=match["command"].strip(), literal=targets[2])
+    described = targets.described or (not targets.literal and any(" " in target for target in targets.texts))
+    return Criterion(text, "command", (), targets.texts, targets.either, command=match["command"].strip(), literal=targets.literal, described=described)
 
 
 def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -1598,12 +1778,11 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
     ending = result.note or f"exit code {result.exit_code}"
     tail = shorten(" ".join(result.output.strip().split("\n")[-3:]), 160)
     told = f"{criterion.command!r}: {ending}" + (f"; it printed: {tail}" if tail else "; it printed nothing")
-    if result.exit_code is None or (result.exit_code != 0 and not (criterion.targets and criterion.literal)):
+    if result.exit_code is None or (result.exit_code != 0 and (criterion.described or not criterion.targets)):
         return Verdict(criterion, False, "proved", told)
-    if not criterion.targets:
-        return Verdict(criterion, True, "proved", told)
-    if not criterion.literal:
-        return Verdict(criterion, True, "weak", told + "; whether that is what was meant is not certain")
+    if criterion.described or not criterion.targets:
+        doubt = "; whether that is what was meant is not certain" if criterion.described else ""
+        return Verdict(criterion, True, "weak" if doubt else "proved", told + doubt)
     found = search_texts(criterion, [("its output", result.output)], "proved")
     if not found.met:
         return found._replace(evidence=f"{told}; {found.evidence}")
@@ -1621,11 +1800,11 @@ def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
     """All telling words in what this run wrote, what tools returned and the last text together: weak, whatever comes out."""
     if not criterion.targets:
         return Verdict(criterion, False, "weak", "it names nothing that can be checked")
+    if criterion.negated:
+        return Verdict(criterion, False, "weak", "a negative that cannot be checked mechanically; name the file and the text that must not be in it")
     files = [read_file(os.path.join(evidence.directory, path)) or "" for path in evidence.changes.written]
     everything = "\n".join([*evidence.changes.written, *files, *(call.output for call in evidence.calls), evidence.text])
     missing = [word for word in criterion.targets if not search(word, False, everything)]
-    if criterion.negated:
-        return Verdict(criterion, False, "weak", "a negative that cannot be checked mechanically; name the file and the text that must not be in it")
     told = f"its words were not found: {', '.join(missing)}" if missing else "all its telling words were found in files, tool results or the answer"
     return Verdict(criterion, not missing, "weak", told)
 
@@ -1648,6 +1827,7 @@ def looking_for(criterion: Criterion) -> str:
     return f"look {'that there is no' if criterion.negated else 'for'} {quoted_list(criterion.targets)}"
 
 
+NEEDS = {"": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
          lambda c: f"run {c.command!r}" + (f", look for {quoted_list(c.targets)} in its output" if c.targets else ", exit code 0"),
@@ -1660,8 +1840,8 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: f"no Bash call may end with {quoted_list(c.targets) or 'an error that is not repaired later'}",
          lambda c: "run the code and make it work without errors"),
     Kind("file_exists", read_exists, judge_exists,
-         lambda c: f"{quoted_list(c.names)} must " + ("not exist" if c.negated else "be new or changed" if c.needs else "exist"),
-         lambda c: "remove it" if c.negated else "actually write the file" if c.needs else "actually create the file"),
+         lambda c: f"{quoted_list(c.names)} must " + ("not exist" if c.negated else NEEDS[c.needs]),
+         lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "actually create the file"),
     Kind("contains", read_contains, judge_contains,
          lambda c: f"{looking_for(c)} in {quoted_list(c.names) or 'the files that the run writes'}",
          lambda c: f"{'take' if c.negated else 'put'} {quoted_list(c.targets)} {'out of' if c.negated else 'into'} {', '.join(c.names) or 'the file'}"),
@@ -2491,7 +2671,7 @@ def check_spec(spec: Spec, options: Options) -> str:
         raise UsageError(f"--cwd {options.cwd!r} is no folder; expected one that exists")
     for task in spec.tasks:
         if not os.path.isdir(task_directory(task, directory)):
-            raise SpecError(spec.file, task.line, f"directory {task.directory!r}", f"a folder that exists, relative to {directory}")
+            raise SpecError(spec.file, task.directory_line, f"directory {task.directory!r}", f"a folder that exists, relative to {directory}")
     numbers = [task.number for task in spec.tasks]
     for number in options.tasks:
         if number not in numbers:
@@ -2629,6 +2809,8 @@ class AttemptRun:
         elapsed = time.monotonic() - self.started_at
         self.context.observer.progress(self.stream.doing, elapsed)
         if self.context.interrupt.count:
+            if self.cause != "user":
+                self.context.observer.say("cancelling the agent; the same signal again ends it at once")
             self.cause = "user"
             return min(2, self.context.interrupt.count)
         if self.stream.doomed:
@@ -2844,7 +3026,7 @@ class Terminal(Observer):
             line = shorten(f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {doing}", shutil.get_terminal_size().columns - 1)
             print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
             self.told, self.shown_at = doing, now
-        elif not self.live and doing != self.told and now - self.told_at >= PLAIN_PACE_S:
+        elif not self.live and doing not in (self.told, "starting") and now - self.told_at >= PLAIN_PACE_S:
             self.told, self.told_at = doing, now
             print(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", file=sys.stderr, flush=True)
 
@@ -2856,7 +3038,7 @@ class Terminal(Observer):
         if not self.verdicts:
             return
         last = result.attempts[-1]
-        stopped = last.error and last.error.kind in STOPPING + ("permission",)   # then the next step matters, not what was not done
+        stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled")   # then the next step matters, not what is missing
         for verdict in () if stopped else last.verdicts:
             print(verdict_line(verdict))
         if last.error:

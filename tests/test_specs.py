@@ -49,14 +49,14 @@ def summary(task: Task) -> dict:
     """A task's fields as a case tells them."""
     fields = {**task._asdict(), "criteria": list(task.criteria), "tools": list(task.tools),
               "retry_strategy": without_full_stop(task.retry_strategy)}
-    return {name: value for name, value in fields.items() if name != "line"}
+    return {name: value for name, value in fields.items() if name not in ("line", "directory_line")}
 
 
 def expected(told: list) -> Iterator[dict]:
     """What the JSON lines of a case stand for, with all that they leave out."""
     for number, line in enumerate((line for line in told if line.startswith("{")), 1):
         empty = {**Task(number, None, 0, "")._asdict(), "criteria": [], "tools": []}
-        yield {name: value for name, value in {**empty, **json.loads(line)}.items() if name != "line"}
+        yield {name: value for name, value in {**empty, **json.loads(line)}.items() if name not in ("line", "directory_line")}
 
 
 def named(cases: list):
