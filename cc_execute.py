@@ -476,14 +476,14 @@ def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line]
 
 # -- prose: sentences that say what a label would
 
-SENTENCE = r"(?:^|(?<=[.!?:;)\]\"'`”])\s+|\n\s*)"
+SENTENCE = r"(?:^|(?<=[.!?:;)\]\"'`”])[ \t]+|\n[ \t]*)"
 FAILS = r"If\s+(?:(?:the|this)\s+)?(?:task|results?|response|it)\s+fails?,\s*"
 RESULT = r"(?:the\s+)?(?:response|results?|outputs?|task)"
 LEAD_IN = re.compile(r"^[ \t]*(?:(?:Use|Using)\s+(?:your\s+|the\s+)?\S*\.md\b[^:\n]{0,60}|to execute(?: the task)?):\s*", re.I | re.M)
 TIME_WORDS = r"(?:Expect|Allow)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)\b(?:\s+using\s+the\s+redis\s+prompt)?(?:\s+of|:)?|Timeout:"
 PROSE = (
-    ("timeout", re.compile(rf"{SENTENCE}(?:{TIME_WORDS})\s+(?P<value>(?:[^.\n]|\.\d)+?)(?:\.(?=\s|$)|(?=\n|$|,?\s+and\s+evaluate\b))", re.I)),
-    ("criteria", re.compile(rf"(?:{SENTENCE}|,?\s+and\s+)Evaluate\s+{RESULT}\s+based\s+on\b:?\s*(?P<value>)", re.I)),
+    ("timeout", re.compile(rf"{SENTENCE}(?:{TIME_WORDS})\s+(?P<value>(?:[^.\n]|\.\d)+?)(?:\.(?=\s|$)|(?=\n|$|,?(?<=\S) and\s+evaluate\b))", re.I)),
+    ("criteria", re.compile(rf"(?:{SENTENCE}|,?(?<=\S) and )Evaluate\s+{RESULT}\s+based\s+on\b:?\s*(?P<value>)", re.I)),
     ("criteria", re.compile(SENTENCE + r"Success\s+criteria:\s*(?P<value>)", re.I)),
     ("retry", re.compile(rf"{SENTENCE}(?:{FAILS}(?P<value>(?:retry|try)\s+(?:again\s+)?with\b)"
                          rf"|(?P<whole>{FAILS}|Retry\s+if\s+the\s+(?:task|results?)\s+fails?))", re.I)),
