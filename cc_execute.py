@@ -182,7 +182,7 @@ class FileState(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A folder's files and folders (state None), by path relative to it; complete: nothing was left out for lack of time."""
+    """A folder's files (links among them) and folders (state None), by path relative to it; complete: nothing was left out for lack of time."""
     paths: Mapping[str, Optional[FileState]]
     complete: bool = True
 
@@ -192,6 +192,7 @@ class Changes(NamedTuple):
     changed: Tuple[str, ...] = ()
     deleted: Tuple[str, ...] = ()
     complete: bool = True
+    folders: Tuple[str, ...] = ()     # that were created; the other fields hold files only
 
     @property
     def written(self) -> Tuple[str, ...]:
@@ -1129,11 +1130,12 @@ def take_snapshot(directory: str, known: Optional[Snapshot] = None, leave_out: S
                 return Snapshot(paths, False)
             path = os.path.join(folder, name)
             relative = os.path.relpath(path, directory)
-            paths[relative] = None if name in folders else file_state(path, (known.paths if known else {}).get(relative))
+            is_folder = name in folders and not os.path.islink(path)
+            paths[relative] = None if is_folder else file_state(path, (known.paths if known else {}).get(relative))
     return Snapshot(paths)
 
 
-def file_state(path: str, known: Optional[FileState]) -> Optional[FileState]:
+def file_state(path: str, known: Optional[FileState]) -> FileState:
     import hashlib
     try:
         info = os.lstat(path)
@@ -1150,16 +1152,19 @@ def file_state(path: str, known: Optional[FileState]) -> Optional[FileState]:
 
 def compare(before: Snapshot, after: Snapshot) -> Changes:
     """What the run made, changed and removed. A file whose content is the same again is not changed."""
-    old, new = before.paths, after.paths
+    old, new = files_of(before), files_of(after)
     created = tuple(path for path in new if path not in old)
     changed = tuple(path for path in new if path in old and differs(old[path], new[path]))
     deleted = tuple(path for path in old if path not in new) if after.complete else ()
-    return Changes(created, changed, deleted, before.complete and after.complete)
+    folders = tuple(path for path in after.paths if path not in new and before.paths.get(path, ...) is not None)
+    return Changes(created, changed, deleted, before.complete and after.complete, folders)
 
 
-def differs(old: Optional[FileState], new: Optional[FileState]) -> bool:
-    if old is None or new is None:
-        return (old is None) != (new is None)
+def files_of(snapshot: Snapshot) -> Dict[str, FileState]:
+    return {path: state for path, state in snapshot.paths.items() if state is not None}
+
+
+def differs(old: FileState, new: FileState) -> bool:
     if old.digest is not None and new.digest is not None:
         return old.digest != new.digest
     return (old.size, old.mtime_ns) != (new.size, new.mtime_ns)
@@ -1443,7 +1448,7 @@ def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
     """What this run did to a path, in words, and whether that is known for certain."""
     relative = os.path.relpath(os.path.realpath(path), os.path.realpath(evidence.directory))
     changes = evidence.changes
-    for words, paths in (("created", changes.created), ("changed", changes.changed), ("deleted", changes.deleted)):
+    for words, paths in (("created", changes.created + changes.folders), ("changed", changes.changed), ("deleted", changes.deleted)):
         if relative in paths:
             return f"{words} by this run", changes.complete
     if any(other.startswith(relative + os.sep) for other in changes.written):
@@ -2219,6 +2224,8 @@ class BuiltinChannel:
         self._take(answer[1])
 
     def send(self, text: str) -> None:
+        if self._closed:
+            raise BridgeLost(self._closed)
         self._write(self._codec.send_text(text))
 
     def receive(self, timeout: float) -> Optional[str]:
@@ -2259,10 +2266,11 @@ class BuiltinChannel:
 
     def close(self) -> None:
         try:
-            self._socket.settimeout(1)
-            self._socket.sendall(self._codec.send_close(1000))
-        except OSError:
+            if not self._closed:
+                self._write(self._codec.send_close(1000))
+        except BridgeLost:
             pass                      # it is being closed: a peer that has gone already is no trouble
+        self._closed = "the connection was closed here"
         self._socket.close()
 
 
@@ -2278,7 +2286,7 @@ class LibraryChannel:
                                  header=[f"{name}: {value}" for name, value in authorization(address)])
         except websocket.WebSocketBadStatusException as error:
             raise refused(address, error.status_code) from None
-        except websocket.WebSocketException as error:
+        except (websocket.WebSocketException, IndexError, ValueError) as error:   # IndexError: 1.9.0 on what is no HTTP
             raise NotReady(f"{address} is no bridge: {error}") from None
 
     def send(self, text: str) -> None:
@@ -2292,13 +2300,13 @@ class LibraryChannel:
         try:
             self._socket.settimeout(timeout)
             opcode, data = self._socket.recv_data()
+            if opcode != self._errors.ABNF.OPCODE_TEXT:
+                raise BridgeLost("the bridge closed the connection")
+            return data.decode("utf-8")
         except self._errors.WebSocketTimeoutException:
             return None
-        except (self._errors.WebSocketException, OSError) as error:
+        except (self._errors.WebSocketException, OSError, UnicodeDecodeError) as error:
             raise BridgeLost(f"the connection to the bridge broke: {error}") from None
-        if opcode != self._errors.ABNF.OPCODE_TEXT:
-            raise BridgeLost("the bridge closed the connection")
-        return data.decode("utf-8")
 
     def close(self) -> None:
         self._socket.close(timeout=1)
@@ -2332,23 +2340,25 @@ def refused(address: Address, status: int) -> NotReady:
 
 # -- finding and starting
 
-def prove_bridge(address: Address) -> Optional[str]:
-    """The token of the bridge that listens at a loopback address, if it is this user's: it shows that it knows the token in
-    the file before it is shown it, so that a stranger on a port with a stale file gets neither token nor environment.
+def prove_bridge(address: Address, tokens: Sequence[str]) -> Optional[str]:
+    """The one of these tokens that whoever listens at `address` knows: it has to show that before it is shown any, so that a
+    stranger on a port with a stale token file gets neither token nor environment. None if it knows none of them.
 
-    None for anything else that listens there. Raises ConnectionRefusedError when nothing does.
+    Raises OSError when it cannot be reached, ConnectionRefusedError when nothing listens.
     """
     import secrets
-    bridge = bridge_module()
     challenge = secrets.token_hex(16)
+    request = f"GET / HTTP/1.1\r\nHost: {host_header(address)}\r\nX-Bridge-Challenge: {challenge}\r\nConnection: close\r\n\r\n"
     with open_socket(address) as sock:
-        token = bridge.read_token(address.port)
-        if token is None:
-            return None
-        request = f"GET / HTTP/1.1\r\nHost: {host_header(address)}\r\nX-Bridge-Challenge: {challenge}\r\nConnection: close\r\n\r\n"
-        head = read_head(sock, request.encode())
-    proven = re.search(r"^X-Bridge-Proof:\s*(\w+)\s*$", head, re.I | re.M)
-    return token if proven and secrets.compare_digest(proven[1], bridge.proof(token, challenge)) else None
+        head = read_head(sock, request.encode()) if tokens else ""
+    shown = re.search(r"^X-Bridge-Proof:\s*(\w+)\s*$", head, re.I | re.M)
+    return next((token for token in tokens if shown and secrets.compare_digest(shown[1], bridge_module().proof(token, challenge))), None)
+
+
+def own_tokens(address: Address) -> List[str]:
+    """The token that a bridge of this user's left for its port, if there is one."""
+    token = bridge_module().read_token(address.port) if address.host in LOOPBACK else None
+    return [token] if token else []
 
 
 def read_head(sock: Any, request: bytes) -> str:
@@ -2381,15 +2391,16 @@ def connect_bridge(url: Optional[str], say: Callable[[str], None]) -> "BridgeCli
 
 
 def connect_named(address: Address) -> "BridgeClient":
+    tokens = [address.token] if address.token else own_tokens(address) + list(filter(None, [os.environ.get("CC_BRIDGE_TOKEN")]))
     try:
-        token = address.token or (prove_bridge(address) if address.host in LOOPBACK else None) or os.environ.get("CC_BRIDGE_TOKEN")
+        token = prove_bridge(address, tokens)
+        if tokens and not token:
+            raise NotReady(f"what listens at {address} does not know the token: it is no bridge of yours, or CC_BRIDGE_TOKEN is another's.")
         return BridgeClient(address._replace(token=token))
     except ConnectionRefusedError:
-        if address.host not in LOOPBACK:
-            raise NotReady(f"nothing listens at {address}; start ws_bridge.py there, or leave out --bridge.") from None
-        started = start_bridge(address.port)
+        started = start_bridge(address.port) if address.host in LOOPBACK and not address.secure else None
         if started is None:
-            raise NotReady(f"a bridge could not be started at {address}: the port is taken.") from None
+            raise NotReady(f"nothing listens at {address}; start ws_bridge.py there, or leave out --bridge.") from None
         return BridgeClient(started)
     except OSError as error:
         raise NotReady(f"{address} cannot be reached: {error}.") from None
@@ -2423,7 +2434,7 @@ def connect_own(runtime: str, say: Callable[[str], None]) -> "BridgeClient":
 
 def use_bridge(address: Address) -> Optional["BridgeClient"]:
     """A client of this user's bridge at `address`; None if what listens there is a stranger or an old copy."""
-    token = prove_bridge(address)
+    token = prove_bridge(address, own_tokens(address))
     if token is None:
         return None
     try:
@@ -2478,6 +2489,14 @@ class Started(NamedTuple):
     pid: int
 
 
+def read_message(text: Optional[str]) -> Mapping[str, Any]:
+    """A message of the bridge's; an empty one for what is none, which no request and no process matches."""
+    try:
+        return as_mapping(json.loads(text or "null"))
+    except ValueError:
+        return {}
+
+
 class BridgeClient:
     """A synchronous client of the bridge's protocol: one process at a time, its output handed out as it comes."""
 
@@ -2492,7 +2511,7 @@ class BridgeClient:
 
     def _connect(self) -> Channel:
         channel = open_channel(self.address)
-        hello = as_mapping(json.loads(channel.receive(5.0) or "null"))
+        hello = read_message(channel.receive(5.0))
         protocol = as_mapping(hello.get("params")).get("protocol")
         if hello.get("method") == "connected" and protocol == bridge_module().PROTOCOL:
             return channel
@@ -2523,7 +2542,7 @@ class BridgeClient:
 
     def _receive(self, timeout: float) -> Optional[Mapping[str, Any]]:
         text = self._channel.receive(max(timeout, 0.001))
-        return as_mapping(json.loads(text)) if text is not None else None
+        return None if text is None else read_message(text)
 
     def start(self, command: Sequence[str], **params: Any) -> Started:
         result = self.call("execute", command=list(command), **params)
@@ -2990,6 +3009,17 @@ def tally(verdicts: Iterable[Verdict]) -> str:
     return ", ".join(f"{met.count(name)} {name}" for name in reversed(CONFIDENCES) if name in met)
 
 
+def fit(line: str, columns: int) -> str:
+    """As much of a line as the columns hold; East Asian wide characters and emoji take two."""
+    from unicodedata import combining, east_asian_width
+    width = 0
+    for at, character in enumerate(line):
+        width += 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
+        if width > columns:
+            return line[:max(0, at - 2)] + "…"
+    return line
+
+
 class Terminal(Observer):
     """A live line on stderr while a task runs; a verdict line a criterion on stdout when it has ended."""
 
@@ -3023,7 +3053,7 @@ class Terminal(Observer):
         if self.live and (now - self.shown_at >= POLL_S or doing != self.told):
             import shutil
             again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
-            line = shorten(f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {doing}", shutil.get_terminal_size().columns - 1)
+            line = fit(f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}", shutil.get_terminal_size().columns - 1)
             print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
             self.told, self.shown_at = doing, now
         elif not self.live and doing not in (self.told, "starting") and now - self.told_at >= PLAIN_PACE_S:

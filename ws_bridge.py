@@ -1750,6 +1750,8 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
     path = options.token_file or token_path(port)
     kept = options.token_file and read_private(path)
     if options.no_token or given or kept:
+        if not options.token_file:
+            path.unlink(missing_ok=True)  # what an earlier bridge on this port left is not this one's token
         yield None if options.no_token else given or kept
         return
     token = secrets.token_urlsafe(32)

@@ -295,8 +295,9 @@ class TestChannel:
                     pass
 
         with serving(act) as address:
-            with pytest.raises(cc.NotReady, match=f"ws://127.0.0.1:{address.port}/"):
+            with pytest.raises((cc.NotReady, ConnectionError)) as caught:  # the answer may be overtaken by a reset
                 cc.open_channel(address)
+            assert isinstance(caught.value, ConnectionError) or f"ws://127.0.0.1:{address.port}/" in str(caught.value)
 
 
 # ---- BridgeClient: processes over either channel. ----

@@ -34,9 +34,9 @@ class Ended(NamedTuple):
 class Running:
     """cc_execute.py at work on a spec, in a session of its own."""
 
-    def __init__(self, spec: str, workspace: Path, environment: dict, *options: str) -> None:
+    def __init__(self, spec: str, workspace: Path, environment: dict, *options: str, python: tuple = (sys.executable,)) -> None:
         (workspace.parent / "spec.txt").write_text(spec)
-        command = [sys.executable, str(ROOT / "cc_execute.py"), str(workspace.parent / "spec.txt"), "--json", *options]
+        command = [*python, str(ROOT / "cc_execute.py"), str(workspace.parent / "spec.txt"), "--json", *options]
         self.process = subprocess.Popen(command, cwd=workspace, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -153,11 +153,15 @@ def test_a_client_that_is_killed_leaves_its_agent_to_the_bridge_which_ends_it(wo
         wait_until(lambda: others_than_bridges() == [], "the agent has ended with its client")
 
 
-def test_a_bridge_that_is_killed_in_the_middle_is_exit_3_and_leaves_no_process(workspace, stand_in, monkeypatch):
+CLIENTS = pytest.mark.parametrize("python", [(sys.executable, "-S"), (sys.executable,)], ids=["built-in client", "websocket-client"])
+
+
+@CLIENTS
+def test_a_bridge_that_is_killed_in_the_middle_is_exit_3_and_leaves_no_process(workspace, stand_in, monkeypatch, python):
     """The agent itself goes at once; what had a session of its own is swept by the next bridge."""
     with start_bridge() as bridge:
         monkeypatch.setenv("CC_EXECUTE_BRIDGE", bridge.url)
-        run = Running(SPEC, workspace, stand_in(WORKS).environment)
+        run = Running(SPEC, workspace, stand_in(WORKS).environment, python=python)
         pids_of(workspace)
         bridge.process.kill()
         ended = run.end()
@@ -170,14 +174,16 @@ def test_a_bridge_that_is_killed_in_the_middle_is_exit_3_and_leaves_no_process(w
         wait_until(lambda: others_than_bridges() == [], "what was left has been swept")
 
 
-def test_a_bridge_that_is_ended_in_the_middle_ends_the_agent_and_the_run_does_not_pass(workspace, stand_in, monkeypatch):
+@CLIENTS
+def test_a_bridge_that_is_ended_in_the_middle_ends_the_agent_and_the_run_does_not_pass(workspace, stand_in, monkeypatch, python):
     """Its last word may still be heard or not: cancelled by somebody else, or the bridge lost."""
     with start_bridge() as bridge:
         monkeypatch.setenv("CC_EXECUTE_BRIDGE", bridge.url)
-        run = Running(SPEC, workspace, stand_in(WORKS).environment)
+        run = Running(SPEC, workspace, stand_in(WORKS).environment, python=python)
         pids_of(workspace)
         bridge.stop()
         ended = run.end()
+    assert ended.stdout, ended.stderr
     assert ended.json()["tasks"][0]["attempts"][-1]["error"]["kind"] == {1: "cancelled", 3: "bridge"}[ended.returncode]
     assert "Traceback" not in ended.stderr and others_than_bridges() == []
 

@@ -18,7 +18,7 @@ def changes_by(folder: Path, act: Callable[[Path], object], known: bool = True) 
     before = take_snapshot(str(folder))
     act(folder)
     found = compare(before, take_snapshot(str(folder), before if known else None))
-    return Changes(*(tuple(sorted(paths)) for paths in found[:3]), found.complete)
+    return Changes(*(tuple(sorted(paths)) for paths in found[:3]), found.complete, tuple(sorted(found.folders)))
 
 
 class Act(NamedTuple):
@@ -27,6 +27,7 @@ class Act(NamedTuple):
     created: tuple = ()
     changed: tuple = ()
     deleted: tuple = ()
+    folders: tuple = ()
 
 
 def rewrite_with_old_times(folder: Path) -> None:
@@ -40,10 +41,10 @@ ACTS = [
     Act("nothing", lambda f: None),
     Act("a new file", lambda f: (f / "new.py").write_text("x"), created=("new.py",)),
     Act("a new empty file", lambda f: (f / "new.py").touch(), created=("new.py",)),
-    Act("a new folder", lambda f: (f / "out").mkdir(), created=("out",)),
+    Act("a new folder", lambda f: (f / "out").mkdir(), folders=("out",)),
     Act("a file in a new folder", lambda f: ((f / "out" / "deep").mkdir(parents=True),
         (f / "out" / "deep" / "a").write_text("x")),
-        created=("out", "out/deep", "out/deep/a")),
+        created=("out/deep/a",), folders=("out", "out/deep")),
     Act("another content", lambda f: (f / "old.py").write_text("another"), changed=("old.py",)),
     Act("another content of the same size and time", rewrite_with_old_times, changed=("old.py",)),
     Act("the same content again", lambda f: (f / "old.py").write_text("old"), ),
@@ -51,8 +52,10 @@ ACTS = [
     Act("removed", lambda f: (f / "old.py").unlink(), deleted=("old.py",)),
     Act("removed and written again", lambda f: ((f / "old.py").unlink(), (f / "old.py").write_text("old"))),
     Act("renamed", lambda f: (f / "old.py").rename(f / "new.py"), created=("new.py",), deleted=("old.py",)),
-    Act("a folder removed", lambda f: ((f / "sub" / "in.py").unlink(), (f / "sub").rmdir()), deleted=("sub", "sub/in.py")),
-    Act("a file that becomes a folder", lambda f: ((f / "old.py").unlink(), (f / "old.py").mkdir()), changed=("old.py",)),
+    Act("a folder removed", lambda f: ((f / "sub" / "in.py").unlink(), (f / "sub").rmdir()), deleted=("sub/in.py",)),
+    Act("a file that becomes a folder", lambda f: ((f / "old.py").unlink(), (f / "old.py").mkdir()), deleted=("old.py",), folders=("old.py",)),
+    Act("a folder that becomes a file", lambda f: ((f / "sub" / "in.py").unlink(), (f / "sub").rmdir(), (f / "sub").touch()),
+        created=("sub",), deleted=("sub/in.py",)),
     Act("in a folder that was there", lambda f: (f / "sub" / "in.py").write_text("new"), changed=("sub/in.py",)),
     Act("hidden file", lambda f: (f / ".env").write_text("x"), created=(".env",)),
     Act("strange names", lambda f: [(f / name).write_text("x") for name in ("a b", "c\nd", "é", "-rf")],
@@ -74,7 +77,7 @@ def test_the_changes_are(act, known, workspace):
     (workspace / "old.py").write_text("old")
     (workspace / "sub" / "in.py").write_text("in")
     found = changes_by(workspace, act.do, known)
-    assert found == Changes(act.created, act.changed, act.deleted)
+    assert found == Changes(act.created, act.changed, act.deleted, True, act.folders)
 
 
 def test_written_is_what_is_new_or_changed():
