@@ -182,7 +182,8 @@ class FileState(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A folder's files (links among them) and folders (state None), by path relative to it; complete: nothing was left out for lack of time."""
+    """A folder's files (links among them) and folders (state None), by path relative to it; complete: nothing was left
+    out for lack of time."""
     paths: Mapping[str, Optional[FileState]]
     complete: bool = True
 
@@ -481,9 +482,11 @@ SENTENCE = r"(?:^|(?<=[.!?:;)\]\"'`”])[ \t]+|\n[ \t]*)"
 FAILS = r"If\s+(?:(?:the|this)\s+)?(?:task|results?|response|it)\s+fails?,\s*"
 RESULT = r"(?:the\s+)?(?:response|results?|outputs?|task)"
 LEAD_IN = re.compile(r"^[ \t]*(?:(?:Use|Using)\s+(?:your\s+|the\s+)?\S*\.md\b[^:\n]{0,60}|to execute(?: the task)?):\s*", re.I | re.M)
-TIME_WORDS = r"(?:Expect|Allow)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)\b(?:\s+using\s+the\s+redis\s+prompt)?(?:\s+of|:)?|Timeout:"
+TIME_WORDS = (r"(?:Expect|Allow)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)\b(?:\s+using\s+the\s+redis\s+prompt)?(?:\s+of|:)?"
+              r"|Timeout:")
+TIME_ENDS = r"(?:\.(?=\s|$)|(?=\n|$|,?(?<=\S) and\s+evaluate\b))"
 PROSE = (
-    ("timeout", re.compile(rf"{SENTENCE}(?:{TIME_WORDS})\s+(?P<value>(?:[^.\n]|\.\d)+?)(?:\.(?=\s|$)|(?=\n|$|,?(?<=\S) and\s+evaluate\b))", re.I)),
+    ("timeout", re.compile(rf"{SENTENCE}(?:{TIME_WORDS})\s+(?P<value>(?:[^.\n]|\.\d)+?){TIME_ENDS}", re.I)),
     ("criteria", re.compile(rf"(?:{SENTENCE}|,?(?<=\S) and )Evaluate\s+{RESULT}\s+based\s+on\b:?\s*(?P<value>)", re.I)),
     ("criteria", re.compile(SENTENCE + r"Success\s+criteria:\s*(?P<value>)", re.I)),
     ("retry", re.compile(rf"{SENTENCE}(?:{FAILS}(?P<value>(?:retry|try)\s+(?:again\s+)?with\b)"
@@ -530,8 +533,9 @@ def cut_sentences(lines: Sequence[Line], name: str) -> List[Field]:
 
 
 def find_marks(text: str, inside: str) -> List[Mark]:
-    """The sentences of a text (its code masked) that count, in order: the first of each kind, but of the retry sentences the last, and only behind the
-    others, since "If the task fails" may be part of the task's own words. Within field `inside`, no sentence stands for it again."""
+    """The sentences of a text (its code masked) that count, in order: the first of each kind, but of the retry sentences the
+    last, and only behind the others, since "If the task fails" may be part of the task's own words. Within field `inside`, no
+    sentence stands for it again."""
     found: Dict[str, Mark] = {}
     for name, pattern in PROSE:
         for match in pattern.finditer(text) if name != inside else ():
@@ -554,13 +558,14 @@ def piece(text: str, start: int, numbers: Sequence[int]) -> Tuple[Line, ...]:
 
 DURATION = re.compile(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?=\W|\d|$)", re.I)
 SECONDS = {"h": 3600, "m": 60, "s": 1}
-ESTIMATE_WORDS = re.compile(r"^(?:auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate)|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?)$", re.I)
+ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate)"
+                            r"|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?", re.I)
 
 
 def parse_duration(text: str) -> Optional[float]:
     """Seconds; None for "estimate it". ValueError for anything that is no time limit or not positive."""
     words = re.sub(r"\([^)]*\)", "", text).strip().strip("`*").rstrip(".").strip()
-    if not words or ESTIMATE_WORDS.match(words):
+    if not words or ESTIMATE_WORDS.fullmatch(words):
         return None
     if re.fullmatch(r"\d+(?:\.\d+)?", words):
         seconds = float(words)
@@ -602,7 +607,8 @@ def split_numbered(text: str) -> List[str]:
 
 def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     """The criteria of a value: a list of lines, a numbered list within a line, or one for each line (or `;`)."""
-    lines = until_closing_text([classify_plain(line.number, line.text) if line.kind == "label" else line for line in entry.lines], warnings)
+    plain = [classify_plain(line.number, line.text) if line.kind == "label" else line for line in entry.lines]
+    lines = until_closing_text(plain, warnings)
     items = [line for line in lines if line.kind == "item"]
     inline = split_numbered(" ".join(line.text.strip() for line in lines))
     if len(inline) > len(items) and not is_counted(items):
@@ -1024,12 +1030,14 @@ STOPPING = ("authentication", "billing", "not_found", "invalid_request", "bridge
 LIMITS = ("rate_limit", "usage_limit", "overloaded", "network")            # exit 4: they pass
 TEXT_RULES = (
     ErrorRule("permission", pattern=r"cannot be used with root/sudo"),
-    ErrorRule("token_limit", pattern=r"(?:prompt|input) is too long|exceeded the \d+ output token maximum|context limit reached|request too large"),
+    ErrorRule("token_limit", pattern=r"(?:prompt|input) is too long|exceeded the \d+ output token maximum|context limit reached"
+                                     r"|request too large"),
     ErrorRule("billing", pattern=r"credit balance|spend limit|usage credits required"),
     ErrorRule("usage_limit", pattern=r"hit your (?:\w+ )?limit|usage limit reached|out of extra usage"),
     ErrorRule("authentication", pattern=r"not logged in|please run /login|invalid (?:api key|bearer token|authentication)|organization"
                                         r"|oauth (?:session|token)|apikeyhelper|could not resolve authentication|login expired"),
-    ErrorRule("invalid_request", pattern=r"issue with the selected model|unknown (?:option|command)|requires --verbose|not a valid json schema"),
+    ErrorRule("invalid_request", pattern=r"issue with the selected model|unknown (?:option|command)|requires --verbose"
+                                         r"|not a valid json schema"),
     ErrorRule("refusal", pattern=r"can't help with this|unable to respond to this request"),
     ErrorRule("overloaded", pattern=r"overloaded|high load|internal server error|server error mid-response"),
     ErrorRule("rate_limit", pattern=r"rate limit|request rejected \(429\)|temporarily limiting requests"),
@@ -1211,11 +1219,10 @@ BARE_NAMES = {"makefile", "dockerfile", "readme", "license", "changelog", "procf
 FILE_NOUNS = {"file", "files", "script", "module"}
 FOLDER_NOUNS = {"folder", "folders", "directory", "directories"}
 NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | {"the", "a", "an", "both", "new", "named", "called", "at", "and", "or", "either"}
-NOT_NAMES = {"structure", "layout", "listing", "content", "contents", "size", "path", "that", "which", "it", "is", "was", "exists", "no", "none",
-             "all", "any", "every", "each", "only"}
-TARGET_NOISE = {"the", "a", "an", "port", "function", "class", "file", "named", "called", "endpoint", "variable", "constant", "string", "text",
-                "word", "line", "value", "method", "key", "both", "either", "comment", "comments", "statement", "statements"}
-MEASURES = {"exactly", "only", "least", "most", "every", "all", "each", "valid", "correct", "proper", "without", "except", "more", "fewer", "than"}
+NOT_NAMES = set("structure layout listing content contents size path that which it is was exists no none all any every each only".split())
+TARGET_NOISE = set("the a an port function class file named called endpoint variable constant string text word line value method key both "
+                   "either comment comments statement statements".split())
+MEASURES = set("exactly only least most every all each valid correct proper without except more fewer than".split())
 STOP_WORDS = set("the a an and or of to in on at for with without from by is are was be been has have it its that this these as all any "
                  "should must will can not no file files code exists contains includes output".split())
 HERE = {"", "here", "disk", *(f"the {kind}{place}" for kind in ("", "working ", "current ", "project ", "root ")
@@ -1271,8 +1278,8 @@ def read_targets(segment: str) -> Optional[Targets]:
     phrases = [read_phrase(group) for group in groups if group]
     if not phrases or {"or", "and"} <= links:
         return None
-    texts = tuple(text for found, _, _ in phrases for text in found)
-    return Targets(texts, "or" in links, bool(negated), all(literal for _, literal, _ in phrases), any(described for _, _, described in phrases))
+    texts, literal, described = zip(*phrases)
+    return Targets(tuple(text for found in texts for text in found), "or" in links, bool(negated), all(literal), any(described))
 
 
 def read_phrase(group: Sequence[Token]) -> Tuple[List[str], bool, bool]:
@@ -1366,11 +1373,11 @@ def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> 
 # -- file_exists
 
 GONE, CHANGED, MADE = "deleted|removed", "updated|changed|modified", "created|written|generated|added|saved"
-EXISTS = re.compile(rf"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now )?(?:exists?|(?:is|are) (?:present|there))|no longer exists?|(?:does|do)(?: not|n['’]t) exist"
-                    rf"|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) (?:not )?(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?"
-                    r"(?:\s+(?:at|in|under|inside|on)\s+(?P<place>.+?))?[.!]?", re.I)
-MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies|deletes?|removes?)"
-                   r"\s+(?P<subject>.+?)(?P<place>)(?P<done>)[.!]?", re.I)
+EXISTS = re.compile(r"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now )?(?:exists?|(?:is|are) (?:present|there))|no longer exists?"
+                    r"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) (?:not )?"
+                    rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on)\s+(?P<place>.+?))?[.!]?", re.I)
+MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies"
+                   r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)[.!]?", re.I)
 
 
 def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1387,7 +1394,8 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     gone = bool(re.search(GONE + "|^delete|^remove", done or verb))
     unchanged = negated and bool(done) and done in CHANGED.split("|")
     needs = "unchanged" if unchanged else "written" if (done or match.re is MAKES) and not (negated or gone) else ""
-    return Criterion(text, "file_exists", named.names, either=named.either, negated=(negated != gone) and not unchanged, needs=needs, where=named.noun)
+    absent = negated != gone and not unchanged
+    return Criterion(text, "file_exists", named.names, either=named.either, negated=absent, needs=needs, where=named.noun)
 
 
 def read_place(words: str, place: str) -> Optional[Subject]:
@@ -1416,7 +1424,8 @@ def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
     if criterion.negated:
         there = os.path.lexists(path)
         aside = f" ({history})" if history else ""
-        return Finding(not there, "proved", f"{name} {'is there' if there else 'does not exist'}{aside}", "it is still there" if there else "")
+        told = f"{name} {'is there' if there else 'does not exist'}{aside}"
+        return Finding(not there, "proved", told, "it is still there" if there else "")
     if not os.path.exists(path):
         elsewhere = [other for other in evidence.changes.written if os.path.basename(other) == os.path.basename(name.rstrip("/"))]
         return Finding(False, "proved", f"{name} does not exist" + (f" ({elsewhere[0]} does)" if elsewhere else ""), "it was not there")
@@ -1460,12 +1469,12 @@ def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
 
 NEGATION = r"(?P<not>(?:(?:does|do|did|is|are|should|must|may|can)(?: not|n['’]t)|never|no longer|cannot) )?"
 SHOULD = r"(?:should |must |also )?"
-CONTAINS = re.compile(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?)"
-                      r"\s+(?P<target>.+?)", re.I)
+CONTAINS = re.compile(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}"
+                      r"(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?)\s+(?P<target>.+?)", re.I)
 NONE_IN = re.compile(r"(?:there (?:is|are) )?(?P<target>no .+?) (?:in|inside|within) (?P<subject>.+?)(?P<not>)(?P<verb>)[.!]?", re.I)
 PRONOUNS = {"", "it", "file", "the file", "this file", "code", "the code", "the script", "and"}
-OUTPUT = re.compile(rf"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+{NEGATION}{SHOULD}"
-                    r"(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|(?P<matches>matches))"
+OUTPUT = re.compile(r"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+"
+                    rf"{NEGATION}{SHOULD}(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|(?P<matches>matches))"
                     r"|(?:it )?(?:prints?|displays?|outputs?))\s+(?P<target>.+?)", re.I)
 RESPONSE = re.compile(rf"(?:the |claude['’]s )?(?:final )?(?:response|answer|reply)\s+{NEGATION}{SHOULD}"
                       r"(?:contains?|mentions?|includes?|shows?|has|names?)\s+(?P<target>.+?)", re.I)
@@ -1488,7 +1497,8 @@ def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
     where = named or subject
     if where.either and len(where.names) > 1:
         return None
-    return Criterion(text, "contains", where.names, targets.texts, targets.either, negated, "written" if also and also["made"] else "", "file",
+    needs = "written" if also and also["made"] else ""
+    return Criterion(text, "contains", where.names, targets.texts, targets.either, negated, needs, "file",
                      literal=targets.literal, described=targets.described)
 
 
@@ -1603,16 +1613,19 @@ ANYTHING = {"", "it", "code", "the code", "script", "the script", "program", "th
 TESTS_PASS = re.compile(r"(?:all |the )*(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green|passing))[.!]?", re.I)
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
 NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or) {ERROR_NAME})*)[.!]?")
-TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |^FAILED |\b[1-9]\d* failed\b", re.M)
+TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |^FAILED "
+                     r"|\b[1-9]\d* failed\b", re.M)
 LINKS = re.compile(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
 QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
 PREFIXES = {"time", "sudo", "env", "nohup", "exec", "npx", "command"}
 PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle", "exec")}
 INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
-READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp mv touch wc "
-              "which sleep diff sort uniq tee chmod".split())
-TEST_RUN = re.compile(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|ctest|ava|mocha)\b|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet"
-                      r"|mix|swift)\b.*\b(?:tests?|check)\b|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
+READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp mv touch "
+              "wc which sleep diff sort uniq tee chmod".split())
+TEST_RUN = re.compile(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|ctest|ava|mocha)\b"
+                      r"|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet|mix|swift)\b.*\b(?:tests?|check)\b"
+                      r"|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
+NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no test was run"}
 
 
 def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1637,8 +1650,8 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
         return judge_named_errors(criterion, calls)
     about = [call for call in calls if is_about(criterion, call)]
     if not about:
-        what = f"{criterion.names[0]} was not run" if criterion.names else "no test was run" if criterion.needs == "tests" else "no command was run"
-        return Verdict(criterion, not criterion.needs, "weak", what)
+        told = f"{criterion.names[0]} was not run" if criterion.names else NOT_RUN[criterion.needs]
+        return Verdict(criterion, not criterion.needs, "weak", told)
     for at, call in enumerate(about):
         trouble = call_trouble(call)
         if trouble and not any(repairs(later, call) for later in calls[calls.index(call) + 1:]):
@@ -1753,7 +1766,8 @@ def repairs(later: ToolCall, call: ToolCall) -> bool:
 # -- command
 
 RUNNING = r"(?:(?:[Tt]he )?(?:[Cc]ommand|[Rr]unning|[Rr]un|[Ee]xecuting|[Ee]xecute|[Cc]alling)\s+)?"
-PROGRAM = (r"(?:(?:python(?:3(?:\.\d+)?)?(?!\s+(?:script|program|code|file)\b)|node|npm|npx|cargo|bash|sh|ruby|java|deno|bun|uv|pip)\s+\S|\./\S)[^`]*?"
+PROGRAM = (r"(?:(?:python(?:3(?:\.\d+)?)?(?!\s+(?:script|program|code|file)\b)|node|npm|npx|cargo|bash|sh|ruby|java|deno|bun|uv|pip)"
+           r"\s+\S|\./\S)[^`]*?"
            r"|(?:pytest|make(?!\s+(?:sure|it|the|a)\b)|go (?:run|test|build|vet|install|generate))(?:\s+\S[^`]*?)?")
 SUCCEEDS = (r"(?:succeeds?|pass(?:es)?|works?|runs?(?: successfully)?(?: without (?:any )?errors?)?|completes(?: successfully)?"
             r"|exits? (?:with (?:code |status )?)?0|returns (?:exit code )?0)")
@@ -1767,13 +1781,14 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
     match = QUOTED_COMMAND.fullmatch(text) or BARE_COMMAND.fullmatch(text)
     if not match or (looks_like_path(match["command"]) and not match["command"].startswith(("./", "/"))):
         return None                   # `main.py` names a file; `./main.py` is a command
+    command = match["command"].strip()
     if match["target"] is None:
-        return Criterion(text, "command", command=match["command"].strip())
+        return Criterion(text, "command", command=command)
     targets = read_targets(match["target"])
     if targets is None or targets.negated:
         return None
     described = targets.described or (not targets.literal and any(" " in target for target in targets.texts))
-    return Criterion(text, "command", (), targets.texts, targets.either, command=match["command"].strip(), literal=targets.literal, described=described)
+    return Criterion(text, "command", (), targets.texts, targets.either, command=command, literal=targets.literal, described=described)
 
 
 def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -1806,12 +1821,13 @@ def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
     if not criterion.targets:
         return Verdict(criterion, False, "weak", "it names nothing that can be checked")
     if criterion.negated:
-        return Verdict(criterion, False, "weak", "a negative that cannot be checked mechanically; name the file and the text that must not be in it")
+        told = "a negative that cannot be checked mechanically; name the file and the text that must not be in it"
+        return Verdict(criterion, False, "weak", told)
     files = [read_file(os.path.join(evidence.directory, path)) or "" for path in evidence.changes.written]
     everything = "\n".join([*evidence.changes.written, *files, *(call.output for call in evidence.calls), evidence.text])
     missing = [word for word in criterion.targets if not search(word, False, everything)]
-    told = f"its words were not found: {', '.join(missing)}" if missing else "all its telling words were found in files, tool results or the answer"
-    return Verdict(criterion, not missing, "weak", told)
+    found = "all its telling words were found in files, tool results or the answer"
+    return Verdict(criterion, not missing, "weak", f"its words were not found: {', '.join(missing)}" if missing else found)
 
 
 # -- the table
@@ -1849,9 +1865,10 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "actually create the file"),
     Kind("contains", read_contains, judge_contains,
          lambda c: f"{looking_for(c)} in {quoted_list(c.names) or 'the files that the run writes'}",
-         lambda c: f"{'take' if c.negated else 'put'} {quoted_list(c.targets)} {'out of' if c.negated else 'into'} {', '.join(c.names) or 'the file'}"),
+         lambda c: (f"take {quoted_list(c.targets)} out of " if c.negated else f"put {quoted_list(c.targets)} into ")
+                   + (", ".join(c.names) or "the file")),
     Kind("keywords", read_keywords, judge_keywords,
-         lambda c: f"look for the words {', '.join(c.targets)}; never counts as proved" if c.targets else "it names nothing that can be checked",
+         lambda c: f"look for the words {', '.join(c.targets)}; never counts as proved" if c.targets else "names nothing that can be checked",
          lambda c: "make sure that this holds"),
 )
 KIND = {kind.name: kind for kind in KINDS}
@@ -1949,7 +1966,8 @@ QUANTILE = 0.95
 PRIOR_S = 240                         # a short task of which nothing is known
 PRIOR_PER_WORD_S = 1.5
 SLOW_WORDS = {"test", "install", "refactor", "build", "implement", "migrate", "deploy"}
-COMMON_WORDS = set("the a an and or of to in on at for with from by is are be it its this that what which how please show me i you your".split())
+COMMON_WORDS = set("the a an and or of to in on at for with from by is are be it its this that what which how please show me i you "
+                   "your".split())
 
 
 def normalise(prompt: str) -> str:
@@ -2395,7 +2413,7 @@ def connect_named(address: Address) -> "BridgeClient":
     try:
         token = prove_bridge(address, tokens)
         if tokens and not token:
-            raise NotReady(f"what listens at {address} does not know the token: it is no bridge of yours, or CC_BRIDGE_TOKEN is another's.")
+            raise NotReady(f"what listens at {address} does not know the token: it is no bridge of yours, or CC_BRIDGE_TOKEN is wrong.")
         return BridgeClient(address._replace(token=token))
     except ConnectionRefusedError:
         started = start_bridge(address.port) if address.host in LOOPBACK and not address.secure else None
@@ -2690,7 +2708,8 @@ def check_spec(spec: Spec, options: Options) -> str:
         raise UsageError(f"--cwd {options.cwd!r} is no folder; expected one that exists")
     for task in spec.tasks:
         if not os.path.isdir(task_directory(task, directory)):
-            raise SpecError(spec.file, task.directory_line, f"directory {task.directory!r}", f"a folder that exists, relative to {directory}")
+            expected = f"a folder that exists, relative to {directory}"
+            raise SpecError(spec.file, task.directory_line, f"directory {task.directory!r}", expected)
     numbers = [task.number for task in spec.tasks]
     for number in options.tasks:
         if number not in numbers:
@@ -2799,8 +2818,8 @@ class AttemptRun:
         return attempt
 
     def start(self, command: Sequence[str]) -> Started:
-        return self.context.client().start(command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT", label=f"task {self.task.number}",
-                                           **self.surroundings())
+        return self.context.client().start(command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
+                                           label=f"task {self.task.number}", **self.surroundings())
 
     def surroundings(self) -> Dict[str, Any]:
         """What makes a process run as if it had been started right here, and under the task's limit."""
@@ -2867,9 +2886,9 @@ class AttemptRun:
                earlier: Changes) -> Attempt:
         result = self.stream.result or {}
         return Attempt(
-            self.number, self.step.prompt, tuple(command), self.step.timeout, ended.exit_code, round(ended.duration, 3), self.stream.session_id,
-            cost_usd=result.get("total_cost_usd"), num_turns=result.get("num_turns"), usage=as_mapping(result.get("usage")) or None, error=error,
-            transcript=self.transcript, verdicts=verdicts, text=self.stream.text, changed_something=self.changes != earlier)
+            self.number, self.step.prompt, tuple(command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
+            self.stream.session_id, result.get("total_cost_usd"), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
+            self.transcript, verdicts, self.stream.text, self.changes != earlier)
 
 
 def current_umask() -> int:
@@ -2913,8 +2932,9 @@ def remember(result: TaskResult, context: Context) -> None:
         return
     last = result.attempts[-1]
     record = Record(
-        normalise(result.task.prompt), sum(a.duration for a in result.attempts), result.status, time.time(), os.path.basename(context.spec.file),
-        spec_version(context.spec), last.timeout, last.error.kind if last.error else None, total_cost(result.attempts), len(result.attempts))
+        normalise(result.task.prompt), sum(attempt.duration for attempt in result.attempts), result.status, time.time(),
+        os.path.basename(context.spec.file), spec_version(context.spec), last.timeout, last.error.kind if last.error else None,
+        total_cost(result.attempts), len(result.attempts))
     try:
         context.history.add(record, result.attempts)
     except StoreError as error:
@@ -2937,10 +2957,14 @@ def total_cost(attempts: Iterable[Attempt]) -> Optional[float]:
 def attempt_document(attempt: Attempt) -> Dict[str, Any]:
     plain = ("number", "prompt", "timeout", "exit_code", "duration", "session_id", "cost_usd", "num_turns", "usage", "transcript")
     return {
-        **{name: getattr(attempt, name) for name in plain}, "command": list(attempt.command), "error": attempt.error._asdict() if attempt.error else None,
-        "criteria": [{"text": v.criterion.text, "kind": v.criterion.kind, "met": v.met, "confidence": v.confidence, "evidence": v.evidence}
-                     for v in attempt.verdicts],
+        **{name: getattr(attempt, name) for name in plain}, "command": list(attempt.command),
+        "error": attempt.error._asdict() if attempt.error else None, "criteria": [verdict_document(verdict) for verdict in attempt.verdicts],
     }
+
+
+def verdict_document(verdict: Verdict) -> Dict[str, Any]:
+    criterion = verdict.criterion
+    return {"text": criterion.text, "kind": criterion.kind, "met": verdict.met, "confidence": verdict.confidence, "evidence": verdict.evidence}
 
 
 def task_document(result: TaskResult) -> Dict[str, Any]:
@@ -2970,14 +2994,15 @@ def plan_document(spec: Spec, options: Options, records: Sequence[Record], warni
     tasks, found = [], list(spec.warnings) + list(warnings)
     for task in (with_options(task, options) for task in spec.tasks if not options.tasks or task.number in options.tasks):
         criteria, limit = read_criteria(task.criteria), choose_limit(task, options, records)
-        found += [f"task {task.number}: {c.text!r} can only be matched by its words and never counts as proved" for c in criteria if c.kind == "keywords"]
+        found += [f"task {task.number}: {criterion.text!r} can only be matched by its words and never counts as proved"
+                  for criterion in criteria if criterion.kind == "keywords"]
         if task.tools and options.permissions == "skip":
             found.append(f"task {task.number}: under --dangerously-skip-permissions the list of tools restricts nothing")
         tasks.append({
             "number": task.number, "title": task.title, "line": task.line, "prompt": task.prompt, "timeout": limit.seconds,
-            "timeout_source": limit.source, "timeout_basis": limit.basis, "criteria": [criterion_document(criterion) for criterion in criteria],
-            "retry_strategy": task.retry_strategy, "tools": list(task.tools or choose_tools(task.prompt)),
-            "command": build_command(task, None, agent, options.permissions), "cwd": task_directory(task, directory),
+            "timeout_source": limit.source, "timeout_basis": limit.basis,
+            "criteria": [criterion_document(criterion) for criterion in criteria], "retry_strategy": task.retry_strategy,
+            "tools": list(task.tools or choose_tools(task.prompt)), "command": build_command(task, None, agent, options.permissions), "cwd": task_directory(task, directory),
         })
     return {"schema": SCHEMA, "spec": spec.file, "warnings": found, "tasks": tasks}
 
@@ -3043,8 +3068,8 @@ class Terminal(Observer):
     def attempt_started(self, number: int, limit: float) -> None:
         self.attempt, self.limit, self.told, self.told_at = number, limit, "", 0.0
         if self.last:
-            unmet = "; ".join(f"{v.criterion.text} ({v.evidence})" for v in self.last.verdicts if not v.met)
-            self.say(f"{self.title}, attempt {number - 1}: {shorten(self.last.error.message if self.last.error else 'not met: ' + unmet, 300)}")
+            unmet = "not met: " + "; ".join(f"{v.criterion.text} ({v.evidence})" for v in self.last.verdicts if not v.met)
+            self.say(f"{self.title}, attempt {number - 1}: {shorten(self.last.error.message if self.last.error else unmet, 300)}")
         if not self.live:
             self.say(f"{self.title}, attempt {number}, time limit {limit:g} s")
 
@@ -3053,8 +3078,8 @@ class Terminal(Observer):
         if self.live and (now - self.shown_at >= POLL_S or doing != self.told):
             import shutil
             again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
-            line = fit(f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}", shutil.get_terminal_size().columns - 1)
-            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+            line = f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}"
+            print(f"\r{fit(line, shutil.get_terminal_size().columns - 1)}\x1b[K", end="", file=sys.stderr, flush=True)
             self.told, self.shown_at = doing, now
         elif not self.live and doing not in (self.told, "starting") and now - self.told_at >= PLAIN_PACE_S:
             self.told, self.told_at = doing, now
@@ -3068,8 +3093,8 @@ class Terminal(Observer):
         if not self.verdicts:
             return
         last = result.attempts[-1]
-        stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled")   # then the next step matters, not what is missing
-        for verdict in () if stopped else last.verdicts:
+        stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled")
+        for verdict in () if stopped else last.verdicts:   # of what never began only the next step matters
             print(verdict_line(verdict))
         if last.error:
             print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}")
@@ -3111,8 +3136,8 @@ def print_plan(document: Mapping[str, Any]) -> None:
         print(f"\nTask {task['number']}" + (f": {task['title']}" if task["title"] else "") + f" (line {task['line']})")
         basis = f": {task['timeout_basis']}" if task["timeout_basis"] else ""
         limit = f"{task['timeout']:g} s ({SOURCES[task['timeout_source']]}{basis})"
-        rows = (("prompt", shorten(task["prompt"], 200)), ("time limit", limit), ("tools", ", ".join(task["tools"])), ("directory", task["cwd"]),
-                ("on failure", task["retry_strategy"]), ("command", shorten(shlex.join(task["command"]), 400)))
+        rows = (("prompt", shorten(task["prompt"], 200)), ("time limit", limit), ("tools", ", ".join(task["tools"])),
+                ("directory", task["cwd"]), ("on failure", task["retry_strategy"]), ("command", shorten(shlex.join(task["command"]), 400)))
         for name, value in rows:
             print(f"  {name:<11} {value}") if value else None
         for number, criterion in enumerate(task["criteria"], 1):
@@ -3230,7 +3255,8 @@ def parse_claude_response(lines: Iterable[str]) -> Dict[str, Any]:
     """Of the agent's stream-json lines: {"text": Claude's last text, "tools": [{"name", "input", "output", "failed", "finished"}],
     "session_id", "result": the result event}."""
     stream = read_stream(lines)
-    return {"text": stream.text, "tools": [call._asdict() for call in stream.calls.values()], "session_id": stream.session_id, "result": stream.result}
+    tools = [call._asdict() for call in stream.calls.values()]
+    return {"text": stream.text, "tools": tools, "session_id": stream.session_id, "result": stream.result}
 
 
 def read_stream(lines: Iterable[Union[str, Mapping[str, Any]]]) -> Stream:
@@ -3293,7 +3319,8 @@ def run_command(client: BridgeClient, cmd: Union[str, Sequence[str]], timeout: O
     how = how if ended.status == "completed" else ended.status
     error = None if success else (f"{how} after {ended.duration:.1f} s. " + shorten("".join(pieces["stderr"]), 500)).strip()
     lines = "".join(pieces["stdout"]).split("\n")
-    return {"success": success, "exit_code": ended.exit_code, "output_data": lines if lines[-1] else lines[:-1], "duration": ended.duration, "error": error}
+    return {"success": success, "exit_code": ended.exit_code, "output_data": lines if lines[-1] else lines[:-1],
+            "duration": ended.duration, "error": error}
 
 
 def execute_via_websocket(cmd: Union[str, Sequence[str]], timeout: Union[None, str, float] = None) -> Dict[str, Any]:
@@ -3310,7 +3337,8 @@ def execute_via_websocket(cmd: Union[str, Sequence[str]], timeout: Union[None, s
     status = "timeout" if str(result["error"]).startswith("timeout") else "completed"
     ended = Ended(status, result["exit_code"], None, result["duration"], late=status == "timeout")
     error = classify_ending(read_stream(result["output_data"]), ended, result["error"] or "", time.time())
-    return {**result, "success": error is None, "error": error.message if error else None, "retry_hint": error.retry_hint if error else None}
+    told = error or AgentError("", "")
+    return {**result, "success": error is None, "error": told.message or None, "retry_hint": told.retry_hint}
 
 
 # ---- Command line ----
@@ -3348,7 +3376,8 @@ def make_parser() -> Any:
     add("--task", dest="tasks", metavar="N", type=int, action="append", default=[], help="only task N (may be repeated)")
     add("--keep-going", action="store_true", help="go on with the next task after a failed one")
     add("--timeout", metavar="S", type=positive(float), help="time limit of an attempt in seconds, instead of the spec's or an estimate")
-    add("--retries", metavar="N", type=not_negative, help=f"how often to try again (default {DEFAULT_RETRIES} with a retry strategy in the spec, else 0)")
+    add("--retries", metavar="N", type=not_negative,
+        help=f"how often to try again (default {DEFAULT_RETRIES} with a retry strategy in the spec, else 0)")
     add("--model", metavar="M", help="the model, instead of the spec's")
     add("--max-turns", metavar="N", type=positive(int), help="the most turns an attempt may take")
     add("--cwd", metavar="DIR", default=".", help="where Claude works (default: here)")
