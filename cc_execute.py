@@ -2761,7 +2761,7 @@ def run_task(task: Task, context: Context) -> TaskResult:
         changes = run.changes
         context.observer.attempt_ended(attempts[-1])
         good = passed(task, attempts[-1], context.options.strict)
-        step = Stop("") if good else plan_retry(task, attempts, retries, context.options.timeout)
+        step = Stop("") if good or context.interrupt.signal else plan_retry(task, attempts, retries, context.options.timeout)
     if step.reason:
         context.warn(f"task {task.number} was not tried again: {step.reason}")
     return TaskResult(task, task_status(task, attempts[-1], context.options.strict), tuple(attempts), changes)
@@ -2811,7 +2811,7 @@ class AttemptRun:
             error = AgentError("unknown", f"The transcript {self.transcript} could not be written: {trouble}.")
         self.changes = compare(self.before, take_snapshot(self.directory, self.before, [self.context.output_dir]))
         verdicts = judge(self.criteria, self.evidence(error), self.context.options.strict) if process else ()
-        error = error or denied(self.stream, verdicts)
+        error = error or self.interrupted(verdicts) or denied(self.stream, verdicts)
         attempt = self.report(command, ended, error, verdicts, earlier)
         if process and ended.survivors:
             self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
@@ -2856,6 +2856,11 @@ class AttemptRun:
         elif self.result_after is not None and elapsed > self.result_after + AFTER_RESULT_S:
             self.cause = self.cause or "lingering"
         return int(bool(self.cause))
+
+    def interrupted(self, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
+        """A signal while the criteria were judged, if one is not met: its command may have been cut off."""
+        cut = self.context.interrupt.signal and not all(verdict.met for verdict in verdicts)
+        return make_error("cancelled", "It was cancelled while its criteria were checked") if cut else None
 
     def evidence(self, error: Optional[AgentError]) -> Evidence:
         calls = tuple(self.stream.calls.values())

@@ -122,13 +122,15 @@ def test_a_second_ctrl_c_kills_at_once(workspace, stand_in, monkeypatch):
         assert others_than_bridges() == []
 
 
-def test_a_signal_during_a_criterion_command_ends_that(bridge, workspace, stand_in):
-    spec = "Task: Create config.py\nSuccess Criteria: 1) `touch escaped; echo $$ >bash.part; mv bash.part bash; sleep 600`\n"
-    run = Running(spec, workspace, stand_in([{"text": "Done."}]).environment)
+def test_a_signal_during_a_criterion_command_ends_that_and_starts_no_retry(bridge, workspace, stand_in):
+    spec = ("Task: Create config.py\nSuccess Criteria: 1) `touch escaped; echo $$ >bash.part; mv bash.part bash; sleep 600`\n"
+            "Retry Strategy: try harder\n")
+    agent = stand_in([{"text": "Done."}])
+    run = Running(spec, workspace, agent.environment)
     wait_until(lambda: (workspace / "bash").exists(), "the command runs")
     run.send(signal.SIGINT)
-    ended = run.end()
-    assert ended.returncode == 130 and ended.json()["success"] is False
+    assert_cancelled(run.end(), 130)
+    assert len(agent.starts()) == 1
     assert others_than_bridges() == []
 
 
