@@ -2667,7 +2667,7 @@ class Observer:
     """Hears what happens while a spec runs; this one keeps silent. The terminal's is below."""
 
     def say(self, text: str) -> None: ...
-    def task_started(self, task: Task, of: int) -> None: ...
+    def task_started(self, task: Task, of: int, directory: str) -> None: ...
     def attempt_started(self, number: int, limit: float) -> None: ...
     def progress(self, doing: str, elapsed: float) -> None: ...
     def attempt_ended(self, attempt: Attempt) -> None: ...
@@ -2735,7 +2735,7 @@ def run_tasks(context: Context) -> List[TaskResult]:
         if stopped or context.interrupt.signal:
             results.append(TaskResult(task, "skipped"))
             continue
-        context.observer.task_started(task, len(chosen))
+        context.observer.task_started(task, len(chosen), task_directory(task, context.directory))
         result = run_task(with_options(task, context.options), context)
         results.append(result)
         context.observer.task_ended(result)
@@ -3064,14 +3064,15 @@ class Terminal(Observer):
         self._clear()
         print(f"cc_execute: {text}", file=sys.stderr, flush=True)
 
-    def task_started(self, task: Task, of: int) -> None:
+    def task_started(self, task: Task, of: int, directory: str) -> None:
         self.done += 1
         self.title, self.last = f"task {self.done}/{of}", None
         if self.verdicts:
-            print(paint(f"Task {task.number}: {shorten(task.title or task.prompt, 100)}", "bold", sys.stdout), flush=True)
+            elsewhere = "" if directory == os.getcwd() else f"\n  in {directory}"
+            print(paint(f"Task {task.number}: {shorten(task.title or task.prompt, 100)}", "bold", sys.stdout) + elsewhere, flush=True)
 
     def attempt_started(self, number: int, limit: float) -> None:
-        self.attempt, self.limit, self.told, self.told_at = number, limit, "", 0.0
+        self.attempt, self.limit, self.told, self.told_at = number, limit, "", time.monotonic()
         if self.last:
             unmet = "not met: " + "; ".join(f"{v.criterion.text} ({v.evidence})" for v in self.last.verdicts if not v.met)
             self.say(f"{self.title}, attempt {number - 1}: {shorten(self.last.error.message if self.last.error else unmet, 300)}")
@@ -3086,7 +3087,7 @@ class Terminal(Observer):
             line = f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}"
             print(f"\r{fit(line, shutil.get_terminal_size().columns - 1)}\x1b[K", end="", file=sys.stderr, flush=True)
             self.told, self.shown_at = doing, now
-        elif not self.live and doing not in (self.told, "starting") and now - self.told_at >= PLAIN_PACE_S:
+        elif not self.live and doing != self.told and now - self.told_at >= PLAIN_PACE_S:
             self.told, self.told_at = doing, now
             print(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", file=sys.stderr, flush=True)
 
