@@ -2777,6 +2777,22 @@ def task_status(task: Task, attempt: Attempt, strict: bool) -> str:
     return {"timeout": "timeout", "stalled": "timeout", "cancelled": "cancelled"}.get(attempt.error.kind, "error")
 
 
+class Output:
+    """What a criterion's command printed, the first 16 Mi characters of it: it may print without end."""
+
+    def __init__(self) -> None:
+        self._pieces: List[str] = []
+        self._left = SEARCH_LIMIT_BYTES
+
+    def take(self, source: str, data: str) -> None:
+        if self._left > 0:
+            self._pieces.append(data[:self._left])
+            self._left -= len(data)
+
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+
 class AttemptRun:
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
@@ -2792,6 +2808,7 @@ class AttemptRun:
         self.started_at = time.monotonic()
         self.result_after: Optional[float] = None     # seconds from the start to the first result
         self.cause = ""
+        self.lost = ""                # how the bridge was lost while a criterion's command ran
 
     def carry_out(self, earlier: Changes) -> Attempt:
         agent = split_agent(self.context.options.claude or "claude")
@@ -2800,8 +2817,9 @@ class AttemptRun:
         process: Optional[Started] = None
         ended = Ended("failed")
         try:
-            process = self.start(command)
-            ended = self.follow(process)
+            with open(self.transcript, "w", encoding="utf-8", newline="", opener=private_opener) as self.file:
+                process = self.start(command)
+                ended = self.follow(process)
             error = classify_ending(self.stream, ended, self.stderr, time.time())
         except CallError as refusal:
             error = start_error(refusal, command[0], self.directory)
@@ -2811,7 +2829,7 @@ class AttemptRun:
             error = AgentError("unknown", f"The transcript {self.transcript} could not be written: {trouble}.")
         self.changes = compare(self.before, take_snapshot(self.directory, self.before, [self.context.output_dir]))
         verdicts = judge(self.criteria, self.evidence(error), self.context.options.strict) if process else ()
-        error = error or self.interrupted(verdicts) or denied(self.stream, verdicts)
+        error = error or (AgentError("bridge", self.lost) if self.lost else None) or self.interrupted(verdicts) or denied(self.stream, verdicts)
         attempt = self.report(command, ended, error, verdicts, earlier)
         if process and ended.survivors:
             self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
@@ -2826,8 +2844,7 @@ class AttemptRun:
         return {"cwd": self.directory, "env": self.environment, "umask": current_umask(), "timeout": self.step.timeout}
 
     def follow(self, process: Started) -> Ended:
-        with open(self.transcript, "w", encoding="utf-8", newline="", opener=private_opener) as self.file:
-            ended = self.context.client().follow(process, self.take, self.cancels)
+        ended = self.context.client().follow(process, self.take, self.cancels)
         self.stream.finish()
         late = ended.status == "timeout" and (self.result_after is None or self.result_after >= self.step.timeout)
         return ended._replace(cause=self.cause, late=late)
@@ -2868,24 +2885,31 @@ class AttemptRun:
 
     def run_command(self, command: str) -> CommandResult:
         """Run a criterion's command through the bridge, under the task's limit; nothing of it stays behind."""
-        output: List[str] = []
-        client = self.context.client()
+        output = Output()
         self.context.observer.progress(f"checking: {shorten(command, 60)}", time.monotonic() - self.started_at)
-        process = client.start(["sh", "-c", command], label="criterion", **self.surroundings())
-        ended = client.follow(process, lambda source, data: output.append(data), lambda: min(2, self.context.interrupt.count))
-        if ended.survivors:
-            client.cancel(process)
+        try:
+            client = self.context.client()
+            process = client.start(["sh", "-c", command], label="criterion", **self.surroundings())
+            ended = client.follow(process, output.take, lambda: min(2, self.context.interrupt.count))
+            if ended.survivors:
+                client.cancel(process)
+        except (CallError, BridgeLost) as trouble:
+            self.lost = str(trouble) if isinstance(trouble, BridgeLost) else ""
+            return CommandResult(None, output.text(), f"it could not be run to its end: {trouble}")
         good = ended.status == "completed" and ended.exit_code is not None
         note = "" if good else f"{ended.signal or ended.status} after {ended.duration:.1f} s"
-        return CommandResult(ended.exit_code if good else None, "".join(output), note)
+        return CommandResult(ended.exit_code if good else None, output.text(), note)
 
     def end_survivors(self, process: Started, ended: Ended, good: bool) -> None:
         """What outlived the agent: ended after a failed attempt, told of after a good one (it may be the server that was asked for)."""
         if good:
             pids = ", ".join(map(str, ended.survivors))
             self.context.warn(f"task {self.task.number}: {plural(len(ended.survivors), 'process')} still running: {pids}")
-        else:
+            return
+        try:
             self.context.client().cancel(process)
+        except BridgeLost as lost:
+            self.context.warn(f"task {self.task.number}: what the failed attempt left running could not be ended: {lost}")
 
     def report(self, command: Sequence[str], ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...],
                earlier: Changes) -> Attempt:

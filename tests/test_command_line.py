@@ -619,6 +619,14 @@ def test_a_transcript_is_whole_and_private(run, stand_in):
     assert {path.name: mode(path) for path in (folder, *folder.iterdir())} == {folder.name: 0o700, **{path.name: 0o600 for path in folder.iterdir()}}
 
 
+def test_no_agent_is_started_whose_transcript_cannot_be_written(run, stand_in, tmp_path):
+    (tmp_path / "kept" / "task-1-attempt-1.jsonl").mkdir(parents=True)
+    agent = stand_in(writes("a.txt"))
+    done = run("Task: Create a.txt\n", "--output", tmp_path / "kept", agent=agent)
+    assert done.returncode == 1 and agent.starts() == []
+    assert "task-1-attempt-1.jsonl" in attempts(done)[0]["error"]["message"]
+
+
 def test_each_attempt_has_a_transcript_of_its_own(run, stand_in):
     done = run(RETRIED, agent=stand_in(CLAIMS, WRITES))
     texts = [Path(attempt["transcript"]).read_text() for attempt in attempts(done)]

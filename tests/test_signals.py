@@ -177,6 +177,21 @@ def test_a_bridge_that_is_killed_in_the_middle_is_exit_3_and_leaves_no_process(w
 
 
 @CLIENTS
+def test_a_bridge_that_is_killed_during_a_criterion_command_is_exit_3_with_the_document(workspace, stand_in, monkeypatch, python):
+    spec = "Task: Create a.txt\nSuccess Criteria: 1) `touch escaped; echo $$ >bash.part; mv bash.part bash; exec sleep 600`\n"
+    with start_bridge() as bridge:
+        monkeypatch.setenv("CC_EXECUTE_BRIDGE", bridge.url)
+        run = Running(spec, workspace, stand_in([{"text": "Done."}]).environment, python=python)
+        wait_until(lambda: (workspace / "bash").exists(), "the command runs")
+        bridge.process.kill()
+        ended = run.end()
+    assert ended.returncode == 3 and "Traceback" not in ended.stderr, ended.stderr
+    attempt = ended.json()["tasks"][0]["attempts"][0]
+    assert attempt["error"]["kind"] == "bridge" and not attempt["criteria"][0]["met"]
+    wait_until(lambda: others_than_bridges() == [], "the command has ended with its bridge")
+
+
+@CLIENTS
 def test_a_bridge_that_is_ended_in_the_middle_ends_the_agent_and_the_run_does_not_pass(workspace, stand_in, monkeypatch, python):
     """Its last word may still be heard or not: cancelled by somebody else, or the bridge lost."""
     with start_bridge() as bridge:
