@@ -37,6 +37,7 @@ import sys
 if __name__ == "__main__" and sys.path and os.path.realpath(sys.path[0] or ".") == os.path.dirname(os.path.realpath(__file__)):
     del sys.path[0]  # a queue.py or json.py of the repo this file was dropped into must not stand in for the library's
 
+import contextlib
 import json
 import re
 import shlex
@@ -52,6 +53,7 @@ DEFAULT_RETRIES = 2                   # where the spec has a retry strategy
 ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; longer prompts go in by standard input
 LINE_LIMIT_CHARS = 64 * 1024 * 1024   # a longer stream line is dropped and counted, never the run (cli.md J)
 EVENTS_IN_A_LINE = 20                 # so often a broken line is searched for whole events
+STDERR_CHARS = 65536                  # of the agent's stderr the end is kept, for the message if there is no result
 AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended (cli.md C)
 GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
 MINIMUM_LIMIT_S = 60                  # no estimate goes below
@@ -139,12 +141,6 @@ class Spec(NamedTuple):
     text: str
     tasks: Tuple[Task, ...]
     warnings: Tuple[str, ...] = ()
-
-
-class Command(NamedTuple):
-    """How the agent is started: an argument vector and what it reads on standard input (None: nothing)."""
-    argv: Tuple[str, ...]
-    stdin: Optional[str] = None
 
 
 class ToolCall(NamedTuple):
@@ -240,6 +236,7 @@ class Attempt(NamedTuple):
     verdicts: Tuple[Verdict, ...]
     text: str = ""
     changed_something: bool = True
+    started: bool = True              # the agent, by the bridge
 
 
 class TaskResult(NamedTuple):
@@ -352,6 +349,7 @@ FILE_WIDE = ("timeout", "tools", "directory", "model", "max_turns", "budget")
 FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
 HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
 TASK_WORDS = re.compile(r"^Task\s+#?(\d+)\s*(?:[:.)–—-]\s*(.*))?$", re.I)
+TEMPLATE = re.compile(r"^\s*(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|\[|<|\{)")
 BOLD_TASK = re.compile(r"^\s*(?:[-*+]\s+)?(?:\*\*|__)Task\s+#?(\d+)\s*(?:(?:\*\*|__)\s*[:.–—-]?|[:.–—-])\s*(.*?)\s*"
                        r"(?:\*\*|__)?\s*$", re.I)
 PLAIN_TASK = re.compile(r"^Task\s+#?(\d+)\s*:\s*(.*)$", re.I)
@@ -381,6 +379,8 @@ def classify_line(number: int, line: str) -> Line:
     if not line.strip():
         return Line(number, line, "blank")
     heading = HEADING.match(line)
+    if TEMPLATE.match(line):          # "**Task N**: …" shows how to write a task; its section belongs to none
+        return Line(number, line, "heading", line.strip(), "", 1)
     if heading:
         return classify_heading(number, line, len(heading[1]), heading[2].replace("**", ""))
     task = BOLD_TASK.match(line) or PLAIN_TASK.match(line)
@@ -593,10 +593,20 @@ def plain_text(lines: Sequence[Line]) -> str:
     return text
 
 
+def mask_quoted(text: str) -> str:
+    """The text with all that stands in backticks or double quotes made unreadable, at the same length."""
+    return re.sub(r"`[^`]*`|\"[^\"]*\"|“[^”]*”", lambda quoted: "`" * len(quoted[0]), text)
+
+
+def split_outside_quotes(text: str, separator: str) -> List[str]:
+    ends = [match.start() for match in re.finditer(re.escape(separator), mask_quoted(text))] + [len(text)]
+    return [text[start:end] for start, end in zip([0] + [end + 1 for end in ends], ends)]
+
+
 def split_numbered(text: str) -> List[str]:
     """The items of "1) a, 2) b": a number counts only if it is the next one, so a "4)" inside the first item does not split."""
     starts: List[Any] = []
-    for match in re.finditer(r"(?:^|(?<=[\s,;]))\(?(\d{1,3})[.)]\s+", text):
+    for match in re.finditer(r"(?:^|(?<=[\s,;]))\(?(\d{1,3})[.)]\s+", mask_quoted(text)):
         if int(match[1]) == len(starts) + 1:
             starts.append(match)
     if not starts or text[:starts[0].start()].strip():
@@ -616,7 +626,7 @@ def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     elif items:
         found, in_sentence = list_items(lines), entry.in_sentence
     else:
-        found, in_sentence = [part for line in lines for part in line.text.split(";")], True
+        found, in_sentence = [part for line in lines for part in split_outside_quotes(line.text, ";")], True
     found = [without_full_stop(item) if in_sentence else item.strip() for item in found]
     return [item for item in (re.sub(r"(?:\s*[,;]|\s*[,;]\s*and)$", "", item) for item in found) if item]
 
@@ -650,7 +660,7 @@ def list_items(lines: Sequence[Line]) -> List[str]:
     items: List[str] = []
     for line in lines:
         if line.kind == "item" and line.level == outermost:
-            items.append(line.value)
+            items.append(re.sub(r"^\[[ xX]\]\s+", "", line.value))   # a check box is a bullet
         elif items:
             items[-1] += " " + line.text.strip()
         else:
@@ -693,6 +703,7 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
     elif block.title and fields:
         warnings.append(f"line {block.line}: the title of the task is taken as its text")
         fields = [Field("task", block.line, (Line(block.line, block.title, "text"),))] + fields
+    refuse_second(fields, file)
     settings: Dict[str, Any] = {}
     for each in list(common) + fields:
         for found in cut_criteria(each) if each.name == "criteria" else [each]:
@@ -701,6 +712,14 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
         found = f"task {block.number} without text" if block.number is not None else "no task"
         raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
     return Task(block.number or 1, block.title, block.line, **settings)
+
+
+def refuse_second(fields: Sequence[Field], file: str) -> None:
+    """Two values for one label: most likely two tasks without a heading between them, and none may be lost."""
+    for at, entry in enumerate(fields):
+        if entry.name in [earlier.name for earlier in fields[:at]]:
+            words = entry.name.replace("_", " ")
+            raise SpecError(file, entry.line, f"a second {words} in one task", f"one {words}, or a heading such as '## Task 2: …' above each task")
 
 
 def cut_criteria(entry: Field) -> List[Field]:
@@ -724,7 +743,8 @@ def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List
         settings["tools"] = tuple(required(split_tools(text), entry, file, "tool names such as 'Write, Bash'"))
     elif text:
         settings[entry.name] = read_value(entry, text, file)
-        settings.update({"directory_line": entry.line} if entry.name == "directory" else {})
+        if entry.name == "directory":
+            settings["directory_line"] = entry.line
     elif entry.name != "timeout":
         raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} without a value", VALUE_FORMS[entry.name][1])
 
@@ -769,6 +789,8 @@ def read_value(entry: Field, text: str, file: str) -> Any:
 def load_spec(path: str) -> Spec:
     """Read a spec from a file, or from standard input for "-"."""
     try:
+        if path == "-" and sys.stdin is None:
+            raise SpecError("-", None, "standard input is closed", "a spec")
         if path == "-":
             data = sys.stdin.buffer.read()
         else:
@@ -888,7 +910,8 @@ class Stream:
 
     def finish(self) -> None:
         """The output has ended; a last line may lack its line break."""
-        self.feed("\n") if self._rest else None
+        if self._rest:
+            self.feed("\n")
 
     def _take(self, line: str) -> None:
         if self._rest_chars + len(line) > LINE_LIMIT_CHARS:
@@ -1086,11 +1109,11 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
         what = "It ran into its time limit" if ended.status == "timeout" else "It said nothing for too long and was ended"
         return make_error(ended.status, f"{what} after {ended.duration:.1f} s")
     if ended.status == "cancelled" and not ended.cause:
-        return make_error("cancelled", "Somebody else cancelled it")
+        return make_error("bridge", "The bridge was ended, or another client cancelled the agent")
     ending = read_ending(stream, result, stderr)
     kind = ending_kind(stream, result, ending)
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else ended.signal
-    message = ending.text or f"It ended without a result, {how}"
+    message = ending.text or (f"It ended with {result.get('subtype')}" if result else f"It ended without a result, {how}")
     resets = (stream.rejected or {}).get("resetsAt")
     after = max(0.0, resets - now) if isinstance(resets, (int, float)) and kind in LIMITS else None
     return make_error(kind, shorten(message, 500), after)
@@ -1222,7 +1245,8 @@ NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | {"the", "a", "an", "both", "new", "name
 NOT_NAMES = set("structure layout listing content contents size path that which it is was exists no none all any every each only".split())
 TARGET_NOISE = set("the a an port function class file named called endpoint variable constant string text word line value method key both "
                    "either comment comments statement statements".split())
-MEASURES = set("exactly only least most every all each valid correct proper without except more fewer than".split())
+DESCRIBING = set("a an function class method endpoint variable constant comment statement exactly only least most every all each valid "
+                 "correct proper without except more fewer than is are was were that which".split())
 STOP_WORDS = set("the a an and or of to in on at for with without from by is are was be been has have it its that this these as all any "
                  "should must will can not no file files code exists contains includes output".split())
 HERE = {"", "here", "disk", *(f"the {kind}{place}" for kind in ("", "working ", "current ", "project ", "root ")
@@ -1242,6 +1266,17 @@ def looks_like_path(word: str) -> bool:
     if "://" in word or not re.fullmatch(r"[\w.@+~/-]+", word):
         return False
     return "/" in word or word.lower() in BARE_NAMES or bool(re.fullmatch(r"(?:[\w@+~-][\w.@+~-]*)?\.[A-Za-z][\w.-]{0,15}", word))
+
+
+COUNTED = re.compile(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?|files?|sections?|items?"
+                     r"|entr(?:y|ies)|imports?|words?|numbers?|records?)\b", re.I)
+FILE_NAME = re.compile(r"(?!(?:Node|Vue|Next|Nuxt|React|Express|D3|Three|Socket)\.)[\w@+~-][\w.@+~/-]*\.(?:py|pyi|js|mjs|ts|tsx|jsx|json|ya?ml|toml"
+                       r"|md|rst|txt|html?|css|scss|csv|tsv|sh|rs|go|java|kt|c|h|cc|cpp|hpp|rb|php|sql|xml|ini|cfg|conf|lock|ipynb|svg|png|pdf|log)")
+
+
+def is_file_name(word: str) -> bool:
+    """Whether a word that is to be found is a file's name rather than a text; `app.get` and Node.js are none."""
+    return bool(FILE_NAME.fullmatch(word)) or word.lower() in BARE_NAMES
 
 
 def read_names(segment: str) -> Optional[Subject]:
@@ -1276,8 +1311,9 @@ def read_targets(segment: str) -> Optional[Targets]:
         else:
             groups[-1].append(token)
     phrases = [read_phrase(group) for group in groups if group]
-    if not phrases or {"or", "and"} <= links:
-        return None
+    counts = COUNTED.match(segment) and not any(token.quoted for token in tokens)
+    if not phrases or {"or", "and"} <= links or counts:
+        return None                   # "11 lines" is counted, not searched
     texts, literal, described = zip(*phrases)
     return Targets(tuple(text for found in texts for text in found), "or" in links, bool(negated), all(literal), any(described))
 
@@ -1285,13 +1321,13 @@ def read_targets(segment: str) -> Optional[Targets]:
 def read_phrase(group: Sequence[Token]) -> Tuple[List[str], bool, bool]:
     """The texts of one phrase, whether they are meant as they stand, and whether they only describe what is wanted."""
     words = [token.text for token in group if not token.quoted and token.text not in TARGET_NOISE]
+    telling = {token.text.lower() for token in group if not token.quoted}
     quoted = [token.text for token in group if token.quoted]
     if quoted:
         return quoted, True, bool(words)
-    article = any(token.text in ("a", "an") for token in group)
     words = words or [token.text for token in group]
     literal = (len(words) == 1 and is_symbol(words[0])) or any(re.fullmatch(r"[=<>!:+*/|&%-]+", word) for word in words)
-    return [" ".join(words)], literal, not literal and (article or bool(MEASURES & {word.lower() for word in words}))
+    return [" ".join(words)], literal, not literal and bool(DESCRIBING & telling)
 
 
 def is_symbol(word: str) -> bool:
@@ -1373,11 +1409,12 @@ def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> 
 # -- file_exists
 
 GONE, CHANGED, MADE = "deleted|removed", "updated|changed|modified", "created|written|generated|added|saved"
-EXISTS = re.compile(r"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now )?(?:exists?|(?:is|are) (?:present|there))|no longer exists?"
+EXISTS = re.compile(r"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now |still )*(?:exists?|(?:is|are) (?:still )?(?:present|there))"
+                    r"|no longer exists?|(?:is|are|remains?|stays?) (?P<kept>unchanged|untouched|intact)"
                     r"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) (?:not )?"
                     rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on)\s+(?P<place>.+?))?[.!]?", re.I)
 MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies"
-                   r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)[.!]?", re.I)
+                   r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)(?P<kept>)[.!]?", re.I)
 
 
 def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1392,7 +1429,7 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     verb, done = match["verb"].lower(), (match["done"] or "").lower()
     negated = bool(re.search(r"\bnot\b|n['’]t\b|no longer", verb)) != bool(none)
     gone = bool(re.search(GONE + "|^delete|^remove", done or verb))
-    unchanged = negated and bool(done) and done in CHANGED.split("|")
+    unchanged = bool(match["kept"]) or (negated and bool(done) and done in CHANGED.split("|"))
     needs = "unchanged" if unchanged else "written" if (done or match.re is MAKES) and not (negated or gone) else ""
     absent = negated != gone and not unchanged
     return Criterion(text, "file_exists", named.names, either=named.either, negated=absent, needs=needs, where=named.noun)
@@ -1492,14 +1529,21 @@ def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
     negated = bool(match["not"]) != targets.negated
     if named is None and words.lower() not in PRONOUNS:
         return None
-    if named is None and not negated and re.match("include|ha|contain", match["verb"], re.I) and all(map(looks_like_path, targets.texts)):
-        return Criterion(text, "file_exists", targets.texts, either=targets.either)
+    if not negated and re.match("include|ha|contain", match["verb"], re.I) and all(map(is_file_name, targets.texts)):
+        folder = "" if named is None else named.names[0] if len(named.names) == 1 and is_folder_name(named) else None
+        if folder is not None:
+            return Criterion(text, "file_exists", tuple(os.path.join(folder, name) for name in targets.texts), either=targets.either)
     where = named or subject
     if where.either and len(where.names) > 1:
         return None
     needs = "written" if also and also["made"] else ""
+    of_code = not targets.literal and re.match("def|expos|use", match["verb"], re.I)   # a comment may have the word too
     return Criterion(text, "contains", where.names, targets.texts, targets.either, negated, needs, "file",
-                     literal=targets.literal, described=targets.described)
+                     literal=targets.literal, described=targets.described or bool(of_code))
+
+
+def is_folder_name(named: Subject) -> bool:
+    return named.noun == "folder" or named.names[0].endswith("/")
 
 
 def read_output(text: str, subject: Subject) -> Optional[Criterion]:
@@ -1617,7 +1661,7 @@ TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Err
                      r"|\b[1-9]\d* failed\b", re.M)
 LINKS = re.compile(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
 QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
-PREFIXES = {"time", "sudo", "env", "nohup", "exec", "npx", "command"}
+PREFIXES = {"time", "timeout", "sudo", "env", "nohup", "exec", "npx", "command"}
 PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle", "exec")}
 INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
 READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp mv touch "
@@ -1625,6 +1669,9 @@ READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir h
 TEST_RUN = re.compile(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|ctest|ava|mocha)\b"
                       r"|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet|mix|swift)\b.*\b(?:tests?|check)\b"
                       r"|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
+PREPARATION = re.compile(r"(?:cd|export|source|\.|set)\s|\w+=\S*$|$")
+UNCERTAIN = re.compile(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
+RUNS_NOTHING = {"--version", "-V", "--help", "-h", "--collect-only", "--co", "--dry-run", "--list", "--fixtures", "--markers"}
 NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no test was run"}
 
 
@@ -1656,7 +1703,8 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
         trouble = call_trouble(call)
         if trouble and not any(repairs(later, call) for later in calls[calls.index(call) + 1:]):
             return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}")
-    certain = not criterion.described and all(call.failed is not None and not hides_failure(call) for call in about)
+    certain = not criterion.described and all(call.failed is not None and is_conclusive(call) for call in about)
+    certain = certain and not any(is_stale(call, evidence) for call in about)
     told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"
     return Verdict(criterion, True, "proved" if certain else "weak", told)
 
@@ -1694,11 +1742,13 @@ def split_shell(command: str) -> List[str]:
 def read_work(part: str) -> Optional[Work]:
     """What a part of a command runs; None for one that merely reads, moves or says something."""
     words = [word.strip("'\"()") for word in part.split()]
-    while words and (words[0] in PREFIXES or re.match(r"\w+=", words[0]) or tuple(words[:2]) in PAIRED_PREFIXES):
+    while words and (words[0] in PREFIXES or re.match(r"\w+=|\d+[smh]?$", words[0]) or tuple(words[:2]) in PAIRED_PREFIXES):
         del words[:2 if tuple(words[:2]) in PAIRED_PREFIXES else 1]
-    if not words or os.path.basename(words[0]) in READING:
+    if not words or os.path.basename(words[0]) in READING or RUNS_NOTHING & set(words):
         return None
     head, rest = re.sub(r"^python[\d.]+$", "python", os.path.basename(words[0])), words[1:]
+    while head == "python" and rest[:1] in (["-X"], ["-W"]):
+        del rest[:2]
     if head == "python" and rest[:1] == ["-m"]:
         head, rest = (rest[1:2] or ["-m"])[0], rest[2:]
     given = [os.path.normpath(word) for word in rest if not re.match(r"-|\d*>", word)]
@@ -1714,10 +1764,12 @@ def works_of(call: ToolCall) -> List[Work]:
     return [work for work in map(read_work, split_shell(bash_command(call))[::2]) if work]
 
 
-def hides_failure(call: ToolCall) -> bool:
-    """Whether the exit code may not be that of the work done: something other than && follows it."""
+def is_conclusive(call: ToolCall) -> bool:
+    """Whether a call's exit code is certainly that of all the work in it: nothing but && between its parts (and anything
+    behind mere preparation such as cd), no shell within the shell, no control words, no early exit."""
     parts = split_shell(bash_command(call))
-    return any(read_work(part) and link != "&&" for part, link in zip(parts[::2], parts[1::2]))
+    plain = all(link == "&&" or (link in (";", "\n") and PREPARATION.match(part)) for part, link in zip(parts[::2], parts[1::2]))
+    return plain and not any(UNCERTAIN.search(part) for part in parts[::2])
 
 
 def is_about(criterion: Criterion, call: ToolCall) -> bool:
@@ -1760,7 +1812,15 @@ def covers(new: Work, old: Work) -> bool:
 
 
 def repairs(later: ToolCall, call: ToolCall) -> bool:
-    return same_work(later, call) and later.failed is False and not call_trouble(later) and not hides_failure(later)
+    return same_work(later, call) and later.failed is False and not call_trouble(later) and is_conclusive(later)
+
+
+def is_stale(call: ToolCall, evidence: Evidence) -> bool:
+    """Whether a file that the call ran was written again after it."""
+    later = evidence.calls[[id(each) for each in evidence.calls].index(id(call)) + 1:]
+    written = [str(each.input.get("file_path", "")) for each in later if each.name in ("Write", "Edit") and not each.failed]
+    ran = [path for work in works_of(call) for path in (work.runner, *work.paths)]
+    return any(same_path(path, file) for path in ran for file in written if file)
 
 
 # -- command
@@ -1771,8 +1831,8 @@ PROGRAM = (r"(?:(?:python(?:3(?:\.\d+)?)?(?!\s+(?:script|program|code|file)\b)|n
            r"|(?:pytest|make(?!\s+(?:sure|it|the|a)\b)|go (?:run|test|build|vet|install|generate))(?:\s+\S[^`]*?)?")
 SUCCEEDS = (r"(?:succeeds?|pass(?:es)?|works?|runs?(?: successfully)?(?: without (?:any )?errors?)?|completes(?: successfully)?"
             r"|exits? (?:with (?:code |status )?)?0|returns (?:exit code )?0)")
-PRINTS = r"(?:prints?|outputs?|shows?|displays?|gives|returns|produces|->|→|=>)"
-ENDS = rf"(?:{SUCCEEDS}|{PRINTS}\s+(?P<target>.+?))"
+PRINTS = r"(?:prints?|outputs?|shows?|displays?|contains?|includes?|gives?|returns?|produces?|->|→|=>)"
+ENDS = rf"(?:{SUCCEEDS}|(?P<not>(?:does not|doesn['’]t) )?{PRINTS}\s+(?P<target>.+?))"
 QUOTED_COMMAND = re.compile(rf"{RUNNING}`(?P<command>[^`]+)`(?:\s+{ENDS})?[.!]?", re.S)
 BARE_COMMAND = re.compile(rf"{RUNNING}(?P<command>{PROGRAM})\s+{ENDS}[.!]?", re.S)
 
@@ -1785,10 +1845,11 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
     if match["target"] is None:
         return Criterion(text, "command", command=command)
     targets = read_targets(match["target"])
-    if targets is None or targets.negated:
+    if targets is None:
         return None
+    negated = bool(match["not"]) != targets.negated
     described = targets.described or (not targets.literal and any(" " in target for target in targets.texts))
-    return Criterion(text, "command", (), targets.texts, targets.either, command=command, literal=targets.literal, described=described)
+    return Criterion(text, "command", (), targets.texts, targets.either, negated, command=command, literal=targets.literal, described=described)
 
 
 def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -1848,6 +1909,7 @@ def looking_for(criterion: Criterion) -> str:
     return f"look {'that there is no' if criterion.negated else 'for'} {quoted_list(criterion.targets)}"
 
 
+MUST_RUN = {"": "", "ran": ", and one must have been run", "tests": ", and tests must have been run"}
 NEEDS = {"": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
@@ -1858,7 +1920,8 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the "
                    + ("answer" if c.where == "response" else "output of a command")),
     Kind("no_errors", read_no_errors, judge_no_errors,
-         lambda c: f"no Bash call may end with {quoted_list(c.targets) or 'an error that is not repaired later'}",
+         lambda c: f"no Bash call may end with {quoted_list(c.targets) or 'an error that is not repaired later'}"
+                   + (f", and {c.names[0]} must have been run" if c.names else MUST_RUN[c.needs]),
          lambda c: "run the code and make it work without errors"),
     Kind("file_exists", read_exists, judge_exists,
          lambda c: f"{quoted_list(c.names)} must " + ("not exist" if c.negated else NEEDS[c.needs]),
@@ -1916,7 +1979,7 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
     """What follows the last attempt, which did not pass. `longest` is the limit from --timeout: no attempt gets more."""
     last = attempts[-1]
     kind = last.error.kind if last.error else "criteria"
-    if kind in STOPPING + LIMITS or kind in ("cancelled", "permission", "budget", "max_turns"):
+    if kind in STOPPING + LIMITS or kind in ("cancelled", "permission", "budget", "max_turns") or not last.started:
         return Stop("")
     if kind == "interrupted" and last.session_id and not any(a.error and a.error.kind == "interrupted" for a in attempts[:-1]):
         return Next("continue", last.timeout, last.session_id)
@@ -2063,8 +2126,6 @@ class History:
 
 
 def sqlite_transaction(path: str) -> Any:
-    import contextlib
-
     @contextlib.contextmanager
     def transaction() -> Iterator[Any]:
         try:
@@ -2144,7 +2205,7 @@ class Address(NamedTuple):
         return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{self.target}"
 
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost")   # where a bridge may be started, since it listens on 127.0.0.1
 BRIDGE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
 
 
@@ -2183,7 +2244,7 @@ def parse_address(url: str) -> Address:
         port = -1
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
         raise UsageError(f"--bridge {url!r} is no WebSocket address; expected something like {DEFAULT_BRIDGE}")
-    token = parse_qs(parts.query).get("token", [None])[0]
+    token = parse_qs(parts.query, keep_blank_values=True).get("token", [None])[0]
     return Address(parts.hostname, port or (443 if parts.scheme == "wss" else 8004), parts.path or "/", token, parts.scheme == "wss")
 
 
@@ -2226,9 +2287,10 @@ class BuiltinChannel:
             raise
 
     def _shake_hands(self, bridge: Any, address: Address) -> None:
-        key, data, answer = bridge.new_key(), b"", None
+        key, data, answer, deadline = bridge.new_key(), b"", None, time.monotonic() + 5
         self._socket.sendall(bridge.handshake_request(host_header(address), address.target, key, authorization(address)))
         while answer is None:
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             piece = self._socket.recv(65536)
             if not piece:
                 raise NotReady(f"{address} closed the connection during the handshake; is it a bridge?")
@@ -2369,13 +2431,14 @@ def prove_bridge(address: Address, tokens: Sequence[str]) -> Optional[str]:
     request = f"GET / HTTP/1.1\r\nHost: {host_header(address)}\r\nX-Bridge-Challenge: {challenge}\r\nConnection: close\r\n\r\n"
     with open_socket(address) as sock:
         head = read_head(sock, request.encode()) if tokens else ""
-    shown = re.search(r"^X-Bridge-Proof:\s*(\w+)\s*$", head, re.I | re.M)
+    shown = re.search(r"^X-Bridge-Proof:\s*([0-9a-f]{64})\s*$", head, re.I | re.M)
     return next((token for token in tokens if shown and secrets.compare_digest(shown[1], bridge_module().proof(token, challenge))), None)
 
 
 def own_tokens(address: Address) -> List[str]:
-    """The token that a bridge of this user's left for its port, if there is one."""
-    token = bridge_module().read_token(address.port) if address.host in LOOPBACK else None
+    """The token that a bridge of this user's left for its port, if there is one. It is for 127.0.0.1 alone: whoever listens on
+    the same port of ::1 could pass the challenge on."""
+    token = bridge_module().read_token(address.port) if address.host in ("127.0.0.1", "localhost") else None
     return [token] if token else []
 
 
@@ -2409,11 +2472,14 @@ def connect_bridge(url: Optional[str], say: Callable[[str], None]) -> "BridgeCli
 
 
 def connect_named(address: Address) -> "BridgeClient":
+    """The bridge at a named address. It has to prove that it knows a token of ours, unless the address says `?token=`: a bridge
+    with --no-token, to which the caller trusts the environment."""
     tokens = [address.token] if address.token else own_tokens(address) + list(filter(None, [os.environ.get("CC_BRIDGE_TOKEN")]))
     try:
         token = prove_bridge(address, tokens)
-        if tokens and not token:
-            raise NotReady(f"what listens at {address} does not know the token: it is no bridge of yours, or CC_BRIDGE_TOKEN is wrong.")
+        if token is None and address.token != "":
+            raise NotReady(f"what listens at {address} does not know a token of yours: set CC_BRIDGE_TOKEN to that bridge's token, "
+                           "or end the address with /?token= if it was started with --no-token.")
         return BridgeClient(address._replace(token=token))
     except ConnectionRefusedError:
         started = start_bridge(address.port) if address.host in LOOPBACK and not address.secure else None
@@ -2451,14 +2517,22 @@ def connect_own(runtime: str, say: Callable[[str], None]) -> "BridgeClient":
 
 
 def use_bridge(address: Address) -> Optional["BridgeClient"]:
-    """A client of this user's bridge at `address`; None if what listens there is a stranger or an old copy."""
-    token = prove_bridge(address, own_tokens(address))
-    if token is None:
-        return None
-    try:
-        return BridgeClient(address._replace(token=token))
-    except (NotReady, BridgeLost):
-        return None
+    """A client of this user's bridge at `address`; None if what listens there is a stranger or an old copy. Tried a few times,
+    as a bridge that is just ending hangs up; ConnectionRefusedError when it has ended."""
+    tokens = own_tokens(address)
+    for _ in range(3):
+        try:
+            token = prove_bridge(address, tokens)
+            if token:
+                return BridgeClient(address._replace(token=token))
+        except ConnectionRefusedError:
+            raise
+        except (NotReady, BridgeLost, OSError):   # a listener that does not even accept is a stranger too
+            pass
+        if not tokens:
+            break
+        time.sleep(0.1)
+    return None
 
 
 def start_bridge(port: int) -> Optional[Address]:
@@ -2478,7 +2552,8 @@ def start_bridge(port: int) -> Optional[Address]:
         found = re.search(r"listening on ws://127\.0\.0\.1:(\d+)/", ready)
         if found:
             return Address("127.0.0.1", int(found[1]), token=bridge_module().read_token(int(found[1])))
-        process.kill() if process.poll() is None else None
+        if process.poll() is None:
+            process.kill()
         errors.seek(0)
         trouble = shorten(errors.read(), 300)
     if process.wait() == 3 and port:
@@ -2599,7 +2674,7 @@ class BridgeClient:
             params = as_mapping(message.get("params"))
             if params.get("process_id") != started.process_id:
                 continue
-            if message["method"] == "process.output":
+            if message["method"] == "process.output" and params["seq"] > seq:
                 seq = params["seq"]
                 output(params["type"], params["data"])
             elif message["method"] == "process.completed":
@@ -2607,7 +2682,10 @@ class BridgeClient:
 
     def _take_up(self, started: Started, seq: int) -> None:
         """Connect again and attach to the process where its output was last seen. Raises BridgeLost if that cannot be done."""
+        self._waiting.clear()         # attach sends all that follows `seq` again
         try:
+            if self.address.token and not prove_bridge(self.address, [self.address.token]):
+                raise BridgeLost("another program listens there now")
             self._channel = self._connect()
             self.call("attach", process_id=started.process_id, after=seq)
         except (CcError, OSError, ValueError) as error:
@@ -2793,6 +2871,25 @@ class Output:
         return "".join(self._pieces)
 
 
+class Transcript:
+    """The agent's raw stream in a file, 0600, written as it comes so that it is whole up to the last piece even after a crash.
+    A disk that is full costs the rest of the transcript and a warning, not the work that was paid for."""
+
+    def __init__(self, path: str):
+        self.trouble = ""
+        self._file = open(path, "wb", buffering=0, opener=private_opener)
+
+    def write(self, data: str) -> None:
+        if not self.trouble:
+            try:
+                self._file.write(data.encode("utf-8", "replace"))
+            except OSError as error:
+                self.trouble = str(error)
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class AttemptRun:
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
@@ -2811,26 +2908,28 @@ class AttemptRun:
         self.lost = ""                # how the bridge was lost while a criterion's command ran
 
     def carry_out(self, earlier: Changes) -> Attempt:
-        agent = split_agent(self.context.options.claude or "claude")
+        agent = split_agent(str(self.context.options.claude))
         command = build_command(self.task, self.step.prompt, agent, self.context.options.permissions)
         command += ["--resume", self.step.resume] if self.step.resume else []
         process: Optional[Started] = None
         ended = Ended("failed")
         try:
-            with open(self.transcript, "w", encoding="utf-8", newline="", opener=private_opener) as self.file:
+            transcript = Transcript(self.transcript)
+            with contextlib.closing(transcript):
                 process = self.start(command)
-                ended = self.follow(process)
+                ended = self.follow(process, transcript)
             error = classify_ending(self.stream, ended, self.stderr, time.time())
         except CallError as refusal:
             error = start_error(refusal, command[0], self.directory)
         except (BridgeLost, NotReady) as trouble:
             error = AgentError("bridge", str(trouble))
-        except OSError as trouble:
-            error = AgentError("unknown", f"The transcript {self.transcript} could not be written: {trouble}.")
+        except OSError as trouble:    # before the start: nothing has been paid for
+            error = AgentError("unknown", f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output DIR.")
         self.changes = compare(self.before, take_snapshot(self.directory, self.before, [self.context.output_dir]))
         verdicts = judge(self.criteria, self.evidence(error), self.context.options.strict) if process else ()
-        error = error or (AgentError("bridge", self.lost) if self.lost else None) or self.interrupted(verdicts) or denied(self.stream, verdicts)
-        attempt = self.report(command, ended, error, verdicts, earlier)
+        lost = AgentError("bridge", self.lost) if self.lost else None
+        error = error or lost or self.interrupted(verdicts) or denied(self.stream, verdicts)
+        attempt = self.report(command, ended, error, verdicts, earlier)._replace(started=process is not None)
         if process and ended.survivors:
             self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
         return attempt
@@ -2843,17 +2942,19 @@ class AttemptRun:
         """What makes a process run as if it had been started right here, and under the task's limit."""
         return {"cwd": self.directory, "env": self.environment, "umask": current_umask(), "timeout": self.step.timeout}
 
-    def follow(self, process: Started) -> Ended:
-        ended = self.context.client().follow(process, self.take, self.cancels)
+    def follow(self, process: Started, transcript: Transcript) -> Ended:
+        ended = self.context.client().follow(process, lambda source, data: self.take(source, data, transcript), self.cancels)
         self.stream.finish()
+        if transcript.trouble:
+            self.context.warn(f"the transcript {self.transcript} is not whole: {transcript.trouble}")
         late = ended.status == "timeout" and (self.result_after is None or self.result_after >= self.step.timeout)
         return ended._replace(cause=self.cause, late=late)
 
-    def take(self, source: str, data: str) -> None:
+    def take(self, source: str, data: str, transcript: Transcript) -> None:
         if source == "stderr":
-            self.stderr = (self.stderr + data)[-65536:]
+            self.stderr = (self.stderr + data)[-STDERR_CHARS:]
             return
-        self.file.write(data)
+        transcript.write(data)
         self.stream.feed(data)
         if self.stream.results and self.result_after is None:
             self.result_after = time.monotonic() - self.started_at
@@ -2957,8 +3058,8 @@ def exit_status(result: TaskResult) -> int:
 
 def remember(result: TaskResult, context: Context) -> None:
     """Put a task's outcome into the history; a store that cannot take it costs a warning."""
-    if result.status == "cancelled" or not result.attempts:
-        return
+    if result.status == "cancelled" or exit_status(result) == 3:
+        return                        # it says nothing about the work
     last = result.attempts[-1]
     record = Record(
         normalise(result.task.prompt), sum(attempt.duration for attempt in result.attempts), result.status, time.time(),
@@ -3019,7 +3120,7 @@ def run_document(context: Context, results: Sequence[TaskResult], started_at: fl
 def plan_document(spec: Spec, options: Options, records: Sequence[Record], warnings: Sequence[str]) -> Dict[str, Any]:
     """What a run would do; the file's own warnings come with those about criteria and tools."""
     directory = check_spec(spec, options)
-    agent = split_agent(options.claude or "claude")
+    agent = split_agent(str(options.claude))
     tasks, found = [], list(spec.warnings) + list(warnings)
     for task in (with_options(task, options) for task in spec.tasks if not options.tasks or task.number in options.tasks):
         criteria, limit = read_criteria(task.criteria), choose_limit(task, options, records)
@@ -3054,7 +3155,8 @@ def paint(text: str, colour: str, stream: Any) -> str:
 
 def verdict_line(verdict: Verdict) -> str:
     mark = paint("met    ", "green", sys.stdout) if verdict.met else paint("NOT MET", "red", sys.stdout)
-    return f"  {mark}  {shorten(verdict.criterion.text, 300)}\n           {verdict.confidence}: {verdict.evidence}"
+    told = f"{verdict.confidence}: {verdict.evidence}" if verdict.met else f"found: {verdict.evidence}"
+    return f"  {mark}  {shorten(verdict.criterion.text, 300)}\n           {told}"
 
 
 def tally(verdicts: Iterable[Verdict]) -> str:
@@ -3084,16 +3186,21 @@ class Terminal(Observer):
         self.last: Optional[Attempt] = None
         self.done = 0
 
+    def show(self, text: str, stream: Any, end: str = "\n") -> None:
+        """Print; a terminal or reader that has gone costs what it would have shown, never the run: result.json has it all."""
+        with contextlib.suppress(OSError):
+            print(text, end=end, file=stream, flush=True)
+
     def say(self, text: str) -> None:
         self._clear()
-        print(f"cc_execute: {text}", file=sys.stderr, flush=True)
+        self.show(f"cc_execute: {text}", sys.stderr)
 
     def task_started(self, task: Task, of: int, directory: str) -> None:
         self.done += 1
-        self.title, self.last = f"task {self.done}/{of}", None
+        self.title, self.last = f"task {task.number}" + (f" ({self.done} of {of})" if of > 1 else ""), None
         if self.verdicts:
             elsewhere = "" if directory == os.getcwd() else f"\n  in {directory}"
-            print(paint(f"Task {task.number}: {shorten(task.title or task.prompt, 100)}", "bold", sys.stdout) + elsewhere, flush=True)
+            self.show(paint(f"Task {task.number}: {shorten(task.title or task.prompt, 100)}", "bold", sys.stdout) + elsewhere, sys.stdout)
 
     def attempt_started(self, number: int, limit: float) -> None:
         self.attempt, self.limit, self.told, self.told_at = number, limit, "", time.monotonic()
@@ -3109,11 +3216,11 @@ class Terminal(Observer):
             import shutil
             again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
             line = f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}"
-            print(f"\r{fit(line, shutil.get_terminal_size().columns - 1)}\x1b[K", end="", file=sys.stderr, flush=True)
+            self.show(f"\r{fit(line, shutil.get_terminal_size().columns - 1)}\x1b[K", sys.stderr, end="")
             self.told, self.shown_at = doing, now
         elif not self.live and doing != self.told and now - self.told_at >= PLAIN_PACE_S:
             self.told, self.told_at = doing, now
-            print(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", file=sys.stderr, flush=True)
+            self.show(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", sys.stderr)
 
     def attempt_ended(self, attempt: Attempt) -> None:
         self._clear()
@@ -3125,22 +3232,23 @@ class Terminal(Observer):
         last = result.attempts[-1]
         stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled")
         for verdict in () if stopped else last.verdicts:   # of what never began only the next step matters
-            print(verdict_line(verdict))
+            self.show(verdict_line(verdict), sys.stdout)
         if last.error:
-            print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}")
-        print(task_summary(result), flush=True)
+            self.show(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}", sys.stdout)
+        self.show(task_summary(result), sys.stdout)
 
     def _clear(self) -> None:
         if self.live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self.show("\r\x1b[K", sys.stderr, end="")
 
 
 def task_summary(result: TaskResult) -> str:
     """"passed (2 proved) in 1.2 s of 45 s, 1 attempt, $0.0007"."""
     last = result.attempts[-1]
-    proof = (tally(last.verdicts) or "nothing was checked") if result.status == "passed" else ""
+    proof = tally(last.verdicts) if last.verdicts else "nothing was checked"
+    proof = "" if last.error or (last.verdicts and result.status != "passed") else proof
     cost = total_cost(result.attempts)
-    unknown = any(attempt.cost_usd is None for attempt in result.attempts)
+    unknown = any(attempt.cost_usd is None and attempt.started for attempt in result.attempts)
     words = paint(result.status, "green" if result.status == "passed" else "red", sys.stdout) + (f" ({proof})" if proof else "")
     return (f"  {words} in {last.duration:.1f} s of {last.timeout:g} s, {plural(len(result.attempts), 'attempt')}"
             + (f", ${cost:.4f}" if cost is not None else "") + (" and a cost that is not known" if unknown else ""))
@@ -3169,17 +3277,19 @@ def print_plan(document: Mapping[str, Any]) -> None:
         rows = (("prompt", shorten(task["prompt"], 200)), ("time limit", limit), ("tools", ", ".join(task["tools"])),
                 ("directory", task["cwd"]), ("on failure", task["retry_strategy"]), ("command", shorten(shlex.join(task["command"]), 400)))
         for name, value in rows:
-            print(f"  {name:<11} {value}") if value else None
+            if value:
+                print(f"  {name:<11} {value}")
         for number, criterion in enumerate(task["criteria"], 1):
             print(f"  {number:>2}. {criterion['text']}\n      {criterion['kind']}: {criterion['check']}")
         commands = [criterion["command"] for criterion in task["criteria"] if "command" in criterion]
-        print("  will be run by the checks: " + "; ".join(commands)) if commands else None
+        if commands:
+            print("  will be run by the checks: " + "; ".join(commands))
     for warning in document["warnings"]:
         print(f"\n{paint('warning', 'yellow', sys.stdout)}: {warning}")
 
 
 def print_stats(document: Mapping[str, Any]) -> None:
-    graduated = " GRADUATED" if document["graduated"] else ""
+    graduated = ", GRADUATED" if document["graduated"] else f", not graduated yet ({GRADUATION} successes, and {GRADUATION} for each failure)"
     print(f"Success/Failure ratio: {document['ratio']}{graduated}\nLast updated: {document['last_updated'] or 'never'}")
     for row in document["versions"]:
         cost = f", ${row['cost_usd']:.4f}" if row["cost_usd"] is not None else ""
@@ -3229,6 +3339,11 @@ def make_output_dir(options: Options, spec: Spec, of_several: int) -> str:
     return folder
 
 
+def with_agent(options: Options) -> Options:
+    usual = os.environ.get("CC_EXECUTE_CLAUDE") or "claude"
+    return options._replace(claude=usual if options.claude is None else options.claude)
+
+
 def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observer,
             of_several: int = 0) -> Tuple[Dict[str, Any], int]:
     """Run a spec: the --json document and the exit status."""
@@ -3239,8 +3354,9 @@ def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observ
             clients.append(connect_bridge(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), observer.say))
         return clients[0]
 
-    options = options._replace(claude=options.claude or os.environ.get("CC_EXECUTE_CLAUDE") or "claude")
+    options = with_agent(options)
     split_agent(options.claude)
+    parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
     directory, warnings, history = check_spec(spec, options), [], open_history(options)
     output_dir, records = make_output_dir(options, spec, of_several), read_records(history, warnings)
     started_at, clock = time.time(), time.monotonic()
@@ -3253,7 +3369,11 @@ def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observ
         for connected in clients:
             connected.close()
     document = run_document(context, results, started_at, time.monotonic() - clock)
-    write_private(os.path.join(context.output_dir, "result.json"), json.dumps(document, indent=1) + "\n")
+    try:
+        write_private(os.path.join(context.output_dir, "result.json"), json.dumps(document, indent=1) + "\n")
+    except OSError as error:
+        context.warn(f"result.json could not be written: {error}")
+        document["warnings"].append(context.warnings[-1])
     by_signal = [128 + interrupt.signal] if interrupt.signal else []
     return document, worst_status([exit_status(result) for result in results] + by_signal)
 
@@ -3330,13 +3450,18 @@ class WebSocketClient:
     def execute_command(self, cmd: Union[str, Sequence[str]], timeout: Optional[float] = None) -> Dict[str, Any]:
         """{"success", "exit_code", "output_data": [stdout's lines], "duration" in seconds, "error"}; `cmd` is an argument vector, or
         a string that is split as a shell would split it (no shell runs)."""
-        try:
-            return run_command(connect_bridge(str(self.address), lambda text: None), cmd, timeout)
-        except (CcError, OSError) as error:
-            return {"success": False, "exit_code": None, "output_data": [], "duration": 0.0, "error": str(error)}
+        return run_command(str(self.address), cmd, timeout)
 
 
-def run_command(client: BridgeClient, cmd: Union[str, Sequence[str]], timeout: Optional[float]) -> Dict[str, Any]:
+def run_command(url: Optional[str], cmd: Union[str, Sequence[str]], timeout: Optional[float]) -> Dict[str, Any]:
+    """See WebSocketClient.execute_command; without `url` on this user's own bridge."""
+    try:
+        return run_over(connect_bridge(url, lambda text: None), cmd, timeout)
+    except (CcError, OSError) as error:
+        return {"success": False, "exit_code": None, "output_data": [], "duration": 0.0, "error": str(error)}
+
+
+def run_over(client: BridgeClient, cmd: Union[str, Sequence[str]], timeout: Optional[float]) -> Dict[str, Any]:
     pieces: Dict[str, List[str]] = {"stdout": [], "stderr": []}
     argv = shlex.split(cmd) if isinstance(cmd, str) else list(cmd)
     try:
@@ -3362,8 +3487,7 @@ def execute_via_websocket(cmd: Union[str, Sequence[str]], timeout: Union[None, s
     prompt = argv[argv.index("-p") + 1] if "-p" in argv[:-1] else ""
     estimated = timeout is None or isinstance(timeout, str)
     limit = estimate_timeout(prompt, read_records(open_history(Options()), [])).seconds if estimated else float(timeout)
-    address = parse_address(os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
-    result = WebSocketClient(address.host, address.port).execute_command(argv, limit)
+    result = run_command(os.environ.get("CC_EXECUTE_BRIDGE"), argv, limit)
     status = "timeout" if str(result["error"]).startswith("timeout") else "completed"
     ended = Ended(status, result["exit_code"], None, result["duration"], late=status == "timeout")
     error = classify_ending(read_stream(result["output_data"]), ended, result["error"] or "", time.time())
@@ -3405,11 +3529,11 @@ def make_parser() -> Any:
     add("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     add("--task", dest="tasks", metavar="N", type=int, action="append", default=[], help="only task N (may be repeated)")
     add("--keep-going", action="store_true", help="go on with the next task after a failed one")
-    add("--timeout", metavar="S", type=positive(float), help="time limit of an attempt in seconds, instead of the spec's or an estimate")
-    add("--retries", metavar="N", type=not_negative,
+    add("--timeout", metavar="S", type=option(positive(float), "seconds above 0, such as 45"), help="time limit of an attempt in seconds, instead of the spec's or an estimate")
+    add("--retries", metavar="N", type=option(not_negative, "a whole number, 0 or more"),
         help=f"how often to try again (default {DEFAULT_RETRIES} with a retry strategy in the spec, else 0)")
     add("--model", metavar="M", help="the model, instead of the spec's")
-    add("--max-turns", metavar="N", type=positive(int), help="the most turns an attempt may take")
+    add("--max-turns", metavar="N", type=option(positive(int), "a whole number above 0"), help="the most turns an attempt may take")
     add("--cwd", metavar="DIR", default=".", help="where Claude works (default: here)")
     add("--permissions", choices=("skip", "allowed"), default="skip",
         help="skip (default): --dangerously-skip-permissions; allowed: only the listed tools")
@@ -3423,6 +3547,17 @@ def make_parser() -> Any:
     return parser
 
 
+def option(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
+    """An option's type for argparse, with a message that says what would be right."""
+    def read(text: str) -> Any:
+        import argparse
+        try:
+            return convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"found {text!r}; expected {expected}") from None
+    return read
+
+
 def not_negative(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -3432,22 +3567,41 @@ def not_negative(text: str) -> int:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")   # a terminal without UTF-8 shows an escape, not a traceback
-    as_json = "--json" in argv
+    open_streams()
     try:
-        status = run_command_line(argv)
+        try:
+            status = run_command_line(argv)
+        except SystemExit as done:    # argparse after --help and --version
+            status = int(done.code or 0)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
+        return give_up_stdout(128 + 13)
+    except KeyboardInterrupt:
+        return 130
     except CcError as error:
         print(f"cc_execute: {error}", file=sys.stderr)
-        if as_json:
+        if "--json" in argv:
             usage = {"file": None, "line": None, "found": str(error), "expected": "see --help"}
             print(json.dumps({"error": getattr(error, "details", usage)}))
         return error.exit_status
+    except OSError as error:          # stdout is full or its terminal is gone
+        print(f"cc_execute: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        return give_up_stdout(1)
+
+
+def open_streams() -> None:
+    """Somewhere to write to, where the shell closed stdout or stderr; a terminal without UTF-8 shows an escape, not a traceback."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def give_up_stdout(status: int) -> int:
+    """What is still in its buffer has nowhere to go; Python would complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def run_command_line(argv: Sequence[str]) -> int:
@@ -3475,7 +3629,7 @@ def show_stats(specs: Sequence[str], options: Options, as_json: bool) -> int:
 def show_plans(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
     warnings: List[str] = []
     records = read_records(open_history(options), warnings)
-    options = options._replace(claude=options.claude or os.environ.get("CC_EXECUTE_CLAUDE"))
+    options = with_agent(options)
     plans = [plan_document(spec, options, records, warnings) for spec in specs]
     if as_json:
         print(json.dumps(plans[0] if len(plans) == 1 else {"schema": SCHEMA, "specs": plans}, indent=1))

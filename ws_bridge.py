@@ -640,22 +640,21 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def parse_message(text: str) -> Tuple[List[Union[Request, RpcError]], bool]:
-    """The requests in a message, or the error in the place of one; True if they came as a batch."""
+def parse_message(text: str) -> Union[Request, RpcError]:
+    """The request in a message, or the error to answer it with. Batches are not taken: one of millions would keep all others waiting."""
     try:
         message = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        return [RpcError(PARSE_ERROR, f"not JSON: {error}")], False
-    is_batch = isinstance(message, list) and bool(message)
-    return [parse_request_object(item) for item in (message if is_batch else [message])], is_batch
+        return RpcError(PARSE_ERROR, f"not JSON: {error}")
+    return parse_request_object(message)
 
 
 def parse_request_object(item: Any) -> Union[Request, RpcError]:
     if not isinstance(item, dict):
-        return RpcError(INVALID_REQUEST, "a request is an object with jsonrpc, id, method and params")
+        return RpcError(INVALID_REQUEST, "a request is an object with jsonrpc, id, method and params; batches are not taken")
     request_id, params = item.get("id"), item.get("params", {})
-    if isinstance(request_id, (bool, list, dict)):
-        return RpcError(INVALID_REQUEST, "id must be a string, a number or null")
+    if isinstance(request_id, (bool, list, dict)) or request_id in (float("inf"), float("-inf")):
+        return RpcError(INVALID_REQUEST, "id must be a string, a number (below 1e309) or null")
     for name, is_right, wanted in (
         ("jsonrpc", item.get("jsonrpc") == "2.0", '"2.0"'), ("method", isinstance(item.get("method"), str), "a string"),
         ("params", isinstance(params, (dict, list)), "an object"),
@@ -1261,13 +1260,17 @@ class Process:
         self._signal(self._order.stop_signal)
         self._signal(signal.SIGCONT)  # a stopped process acts on a signal only when it goes on
         await until(lambda: self._hurry or not self.family(), self._grace_s)
+        self._signal(signal.SIGKILL)  # the group as one: what forks without end hides from looks at single processes
         await kill_all(self.family)
         await until(lambda: self._popen.returncode is not None, KILL_S)
         self._complete()
         self._ending, self._is_cancelled = None, False
 
     def family(self) -> List[Seen]:
-        return find_family(self._marker, self.pid if self._popen.returncode is None else None, self._known)
+        """What belongs to this process, also what was once seen to: an orphan has lost the parent by which it was found."""
+        found = find_family(self._marker, self.pid if self._popen.returncode is None else None, self._known)
+        self._known |= {(process.pid, process.started) for process in found}
+        return found
 
     def _signal(self, number: int) -> List[Seen]:
         """To the group as one, then to what left it; returns whom it went to."""
@@ -1508,10 +1511,9 @@ class Bridge:
         task.add_done_callback(self._tasks.discard)
 
     async def serve(self, connection: Connection, text: str) -> None:
-        requests, is_batch = parse_message(text)
-        replies = [reply for reply in [await self._answer(connection, request) for request in requests] if reply is not None]
-        if replies:
-            connection.send(replies if is_batch else replies[0])
+        reply = await self._answer(connection, parse_message(text))
+        if reply is not None:
+            connection.send(reply)
 
     async def _answer(self, connection: Connection, request: Union[Request, RpcError]) -> Optional[Dict[str, Any]]:
         if isinstance(request, RpcError):
@@ -1754,6 +1756,8 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
             path.unlink(missing_ok=True)  # what an earlier bridge on this port left is not this one's token
         yield None if options.no_token else given or kept
         return
+    if options.token_file and os.path.lexists(path):
+        raise BridgeError(f"the token file {path} holds no token, or others can reach it; it must be a file of yours with mode 0600")
     token = secrets.token_urlsafe(32)
     write_private(path, token + "\n")
     try:
@@ -1764,11 +1768,13 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
 
 
 def announce(host: str, port: int) -> None:
-    """The ready line. Whoever waited for it may be gone; later nothing is written to stdout."""
+    """The ready line. Whoever waited for it may be gone; nothing is written to stdout later, nor kept open there."""
     url = f"ws://[{host}]:{port}/" if ":" in host else f"ws://{host}:{port}/"
     log.info("listening on %s", url)
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: started without a stdout
-        print(f"ws_bridge {VERSION} listening on {url}", flush=True)
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError):
+            print(f"ws_bridge {VERSION} listening on {url}", flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def run(options: argparse.Namespace, listener: socket.socket, umask: int) -> None:

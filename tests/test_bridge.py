@@ -336,12 +336,19 @@ def test_a_notification_is_carried_out_and_not_answered(client):
     assert client.call("ping") == {} and client.answers == {}
 
 
-def test_a_batch_is_answered_in_one_message(client):
-    client.send([request(id=1), 5, {"jsonrpc": "2.0", "method": "ping"}, request(id=2, method="nope")])
-    answers = client.answer("batch")
-    assert [(answer["id"], answer.get("error", {}).get("code")) for answer in answers] == [(1, None), (None, -32600), (2, -32601)]
-    client.send([{"jsonrpc": "2.0", "method": "ping"}])
-    assert client.call("ping") == {} and client.answers == {}, "notifications alone get no answer"
+def test_a_batch_is_refused_and_a_huge_one_keeps_nobody_waiting(client):
+    for batch in ([request(id=1)], [1] * 1_000_000, []):
+        client.send(batch)
+        with pytest.raises(RpcFailure, match="-32600: .*batch"):
+            client.answer(None)
+    assert client.call("ping") == {}
+
+
+def test_an_id_that_json_cannot_hold_is_refused(client):
+    client.socket.sendall(client.codec.send_text('{"jsonrpc": "2.0", "id": 1e999, "method": "ping"}'))
+    with pytest.raises(RpcFailure, match="-32600"):
+        client.answer(None)
+    assert client.call("ping") == {}
 
 
 def test_a_binary_message_closes_with_1003(client):

@@ -38,7 +38,8 @@ class Running:
         (workspace.parent / "spec.txt").write_text(spec)
         command = [*python, str(ROOT / "cc_execute.py"), str(workspace.parent / "spec.txt"), "--json", *options]
         self.process = subprocess.Popen(command, cwd=workspace, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # the tests may run under nohup
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
