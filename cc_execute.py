@@ -2663,8 +2663,8 @@ class BridgeClient:
                     self.call("ping")
                     heard = time.monotonic()
                 if sent < cancels():
-                    sent += 1
                     self.cancel(started)
+                    sent += 1
             except BridgeLost:
                 self._take_up(started, seq)
                 continue

@@ -1207,7 +1207,7 @@ class Process:
             return
         self._life.run(False)
         # The number of a group stays its own as long as it has members: this look is the last that may rely on it.
-        self._known = frozenset((p.pid, p.started) for p in find_family(self._marker, self.pid))
+        self._known |= {(p.pid, p.started) for p in find_family(self._marker, self.pid, self._known)}
         for stream in self._streams:
             stream.drain()
         if self._ending is None:

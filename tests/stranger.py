@@ -7,6 +7,8 @@
     http        200 to everything
     websocket   accepts every WebSocket handshake, greets as a bridge does and answers nothing
     bridge      the same, and says "started" to every request
+    garbage     a proof that is no hexadecimal number
+    deaf        listens, but does not accept
 
 It prints "ready" when it listens; RECORD gets every byte that came. It runs until it is ended.
 """
@@ -53,7 +55,12 @@ def answer_bridge(data: bytes, first: bool) -> bytes:
     return answer_websocket(data, first) if first else text_frame(STARTED)
 
 
-ANSWERS = {"silent": answer_nothing, "http": answer_http, "websocket": answer_websocket, "bridge": answer_bridge}
+def answer_garbage(data: bytes, first: bool) -> bytes:
+    return b"HTTP/1.1 401 No\r\nX-Bridge-Proof: \xe9\xe9\r\nContent-Length: 0\r\n\r\n"
+
+
+ANSWERS = {"silent": answer_nothing, "http": answer_http, "websocket": answer_websocket, "bridge": answer_bridge, "garbage": answer_garbage,
+           "deaf": answer_nothing}
 
 
 def serve(sock: socket.socket, answer: Callable[[bytes, bool], bytes], record: str) -> None:
@@ -72,9 +79,12 @@ def serve(sock: socket.socket, answer: Callable[[bytes, bool], bytes], record: s
 
 
 def main(kind: str, port: str, record: str) -> None:
-    with socket.create_server(("127.0.0.1", int(port))) as listener:
+    with socket.create_server(("127.0.0.1", int(port)), backlog=0 if kind == "deaf" else None) as listener:
         open(record, "ab").close()
+        callers = [socket.create_connection(listener.getsockname()) for _ in range(kind == "deaf")]  # its queue is full
         print("ready", flush=True)
+        while callers:
+            threading.Event().wait()
         while True:
             sock, _ = listener.accept()
             threading.Thread(target=serve, args=(sock, ANSWERS[kind], record), daemon=True).start()

@@ -224,6 +224,29 @@ def test_a_token_file_of_ones_own(tmp_path):
     assert path.read_text() == "chosen\n", "what was there before stays"
 
 
+@pytest.mark.parametrize("spoil", [lambda path: path.chmod(0o644), lambda path: (path.rename(f"{path}.real"), path.symlink_to(f"{path}.real")),
+                                   lambda path: path.write_text("")], ids=["readable by others", "a symbolic link", "empty"])
+def test_a_token_file_of_ones_own_that_cannot_be_trusted_is_refused_and_stays(tmp_path, spoil):
+    path = tmp_path / "token"
+    path.write_text("chosen\n")
+    path.chmod(0o600)
+    spoil(path)
+    before = path.read_text(), path.is_symlink()
+    done = subprocess.run(bridge_command("--token-file", str(path)), capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 3 and str(path) in done.stderr and "0600" in done.stderr
+    assert (path.read_text(), path.is_symlink()) == before
+
+
+def test_a_stdout_that_nobody_reads_does_not_change_the_exit_status(tmp_path):
+    """As `ws_bridge.py | true` has it: Python would end with 120 for what it could not flush."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(bridge_command("--port", "0", "--idle-exit", "0.2"), stdin=subprocess.DEVNULL, stdout=writing, stderr=log)
+    os.close(writing)
+    assert process.wait(DEADLINE_S) == 0, (tmp_path / "log").read_text()
+
+
 def test_no_token_lets_in_everybody_on_this_machine():
     with start_bridge("--no-token") as bridge, bridge.connect() as client:
         assert bridge.token is None and client.call("ping") == {}

@@ -393,6 +393,24 @@ class TestBridgeClient:
         assert output.text() == expected(60, 5000)
         assert (ended.status, ended.exit_code) == ("completed", 0) and connections > 3
 
+    def test_what_came_while_a_cancel_was_lost_is_not_doubled_and_the_cancel_is_sent_again(self, client_kind, bridge):
+        output = Output()
+        with Cable(bridge.port) as cable:
+            client = cc.BridgeClient(address_of(bridge, port=cable.port))
+            started = client.start([sys.executable, "-c", WRITER % (600, 500, 0.02)])
+
+            def cancels() -> int:
+                if output.text() and cable.taken == 1:
+                    before = client.call("list")["processes"][0]["output_bytes"]
+                    wait_until(lambda: client.call("list")["processes"][0]["output_bytes"] > before + 2000, "more output has come")
+                    cable.cut()
+                return int(bool(output.text()))
+
+            ended = client.follow(started, output, cancels)
+            client.close()
+        assert expected(600, 500).startswith(output.text()) and len(output.text()) > 2500
+        assert ended.status == "cancelled"
+
     def test_a_process_that_ended_while_the_cable_was_cut_is_told_of(self, client_kind, bridge, tmp_path):
         output = Output()
         with Cable(bridge.port) as cable:

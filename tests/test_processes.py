@@ -229,6 +229,8 @@ ENDINGS = [
     ("what cleared its environment in the group", "env -i sleep 100 & echo $!; wait", "SIGTERM"),
     ("a child without environment in a session of its own", f"{PYTHON} -c \"import os, subprocess as s; p = s.Popen(['sleep', '100'], "
      "env={}, start_new_session=True); print(p.pid, flush=True); p.wait()\"", "SIGTERM"),
+    ("a stubborn child without environment in a session of its own, once its parent is gone",
+     "setsid env -i sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done' & wait", "SIGTERM"),
 ]
 
 

@@ -18,13 +18,15 @@ from typing import Callable, Iterator, NamedTuple
 
 import pytest
 
+import cc_execute as cc
 import ws_bridge as wb
+from bridging import start_bridge
 from support import ROOT, own_bridges, own_network, wait_until
 
 TESTS = ROOT / "tests"
 SECRET = "s3cret-of-the-user"
 STALE = "stale-token-of-a-bridge-that-has-gone"
-STRANGERS = ("silent", "http", "websocket", "bridge")
+STRANGERS = ("silent", "http", "websocket", "bridge", "garbage", "deaf")
 SPEC = "Task: Say hello"
 
 
@@ -276,6 +278,29 @@ def test_a_named_stranger_is_exit_3_and_gets_nothing(network, kind):
         assert own_bridges() == []
     sent = record.read_bytes()
     assert STALE.encode() not in sent and SECRET.encode() not in sent
+
+
+@pytest.mark.parametrize("kind", ["websocket", "bridge"])
+def test_a_named_stranger_of_which_no_token_is_known_gets_no_environment(network, kind):
+    with network.stranger(kind, 9123) as record:
+        assert_bridge_error(network.run("--bridge", "ws://127.0.0.1:9123", timeout=20), "9123")
+    assert SECRET.encode() not in record.read_bytes()
+
+
+def test_a_bridge_without_a_token_is_used_where_the_address_says_so():
+    with start_bridge("--no-token") as bridge:
+        connected = cc.connect_bridge(bridge.url + "?token=", print)
+        assert connected.call("ping") == {}
+        connected.close()
+        with pytest.raises(cc.NotReady, match="does not know a token"):
+            cc.connect_bridge(bridge.url, print)
+
+
+def test_a_challenge_that_is_passed_on_from_the_other_loopback_address_wins_no_token():
+    """Who listens on the same port of ::1 can ask the real bridge; so a token file counts for 127.0.0.1 alone."""
+    with start_bridge() as bridge:
+        assert cc.own_tokens(cc.Address("127.0.0.1", bridge.port)) == [bridge.token]
+        assert cc.own_tokens(cc.Address("::1", bridge.port)) == []
 
 
 @pytest.mark.parametrize("address", ["ws://192.0.2.1:8004", "ws://no-such-host.invalid:8004"])
