@@ -2471,13 +2471,32 @@ def connect_bridge(url: Optional[str], say: Callable[[str], None]) -> "BridgeCli
         raise NotReady(f"no bridge could be reached or started: {error}.") from None
 
 
+def is_own_listener(address: Address) -> bool:
+    """Whether all that listens at a port of this machine runs as this user, by /proc/net/tcp (proc(5)); False where there is none."""
+    owners = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for row in (read_lines_of(table) if address.host in LOOPBACK else []):
+            fields = row.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == address.port:   # 0A: TCP_LISTEN
+                owners.add(int(fields[7]))
+    return owners == {os.getuid()}
+
+
+def read_lines_of(table: str) -> List[str]:
+    try:
+        with open(table, encoding="ascii") as file:
+            return file.read().splitlines()[1:]
+    except OSError:
+        return []
+
+
 def connect_named(address: Address) -> "BridgeClient":
-    """The bridge at a named address. It has to prove that it knows a token of ours, unless the address says `?token=`: a bridge
-    with --no-token, to which the caller trusts the environment."""
+    """The bridge at a named address. It has to prove that it knows a token of ours. Where there is none (a bridge with --no-token)
+    it has to run as this user, or the address ends with `?token=`: the caller trusts it with prompt and environment."""
     tokens = [address.token] if address.token else own_tokens(address) + list(filter(None, [os.environ.get("CC_BRIDGE_TOKEN")]))
     try:
         token = prove_bridge(address, tokens)
-        if token is None and address.token != "":
+        if token is None and address.token != "" and (tokens or not is_own_listener(address)):
             raise NotReady(f"what listens at {address} does not know a token of yours: set CC_BRIDGE_TOKEN to that bridge's token, "
                            "or end the address with /?token= if it was started with --no-token.")
         return BridgeClient(address._replace(token=token))

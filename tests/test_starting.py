@@ -280,20 +280,26 @@ def test_a_named_stranger_is_exit_3_and_gets_nothing(network, kind):
     assert STALE.encode() not in sent and SECRET.encode() not in sent
 
 
-@pytest.mark.parametrize("kind", ["websocket", "bridge"])
-def test_a_named_stranger_of_which_no_token_is_known_gets_no_environment(network, kind):
-    with network.stranger(kind, 9123) as record:
-        assert_bridge_error(network.run("--bridge", "ws://127.0.0.1:9123", timeout=20), "9123")
-    assert SECRET.encode() not in record.read_bytes()
+LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
 
 
-def test_a_bridge_without_a_token_is_used_where_the_address_says_so():
-    with start_bridge("--no-token") as bridge:
-        connected = cc.connect_bridge(bridge.url + "?token=", print)
-        assert connected.call("ping") == {}
-        connected.close()
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"), reason="only root can start a program as somebody else")
+def test_another_users_listener_gets_nothing_even_where_no_token_is_known():
+    with subprocess.Popen(["/usr/bin/python3", "-c", LISTEN], user=65534, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        port = int(other.stdout.readline())
+        assert not cc.is_own_listener(cc.Address("127.0.0.1", port))
         with pytest.raises(cc.NotReady, match="does not know a token"):
-            cc.connect_bridge(bridge.url, print)
+            cc.connect_bridge(f"ws://127.0.0.1:{port}", print)
+        other.stdin.write("\n")
+
+
+def test_a_bridge_without_a_token_is_used_if_it_is_this_users():
+    with start_bridge("--no-token") as bridge:
+        assert cc.is_own_listener(cc.Address("127.0.0.1", bridge.port))
+        for url in (bridge.url, bridge.url + "?token="):
+            connected = cc.connect_bridge(url, print)
+            assert connected.call("ping") == {}
+            connected.close()
 
 
 def test_a_challenge_that_is_passed_on_from_the_other_loopback_address_wins_no_token():

@@ -17,7 +17,7 @@ from support import ROOT, missing, wait_until
 pytestmark = pytest.mark.usefixtures("bridge")
 
 SPEC = "Task: Create config.py with DEBUG\nTimeout: 47\nSuccess Criteria:\n1) File config.py exists\n2) Contains DEBUG\n"
-LIVE = re.compile(r"task \d+/\d+ .*\d+ s of 47 s")  # no line of the end looks like that
+LIVE = re.compile(r"task \d+ .*\d+ s of 47 s")  # no line of the end looks like that
 WRITES = [{"write": {"path": "config.py", "content": "DEBUG=1\n"}}, {"text": "Created config.py."}]
 GO = {"bash": "while [ ! -e go ]; do sleep 0.02; done"}
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
