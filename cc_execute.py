@@ -51,10 +51,10 @@ SCHEMA = 1                            # of the JSON documents
 DEFAULT_BRIDGE = "ws://127.0.0.1:8004"
 DEFAULT_RETRIES = 2                   # where the spec has a retry strategy
 ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; longer prompts go in by standard input
-LINE_LIMIT_CHARS = 64 * 1024 * 1024   # a longer stream line is dropped and counted, never the run (cli.md J)
+LINE_LIMIT_CHARS = 64 * 1024 * 1024   # a longer stream line is dropped and counted, never the run
 EVENTS_IN_A_LINE = 20                 # so often a broken line is searched for whole events
 STDERR_CHARS = 65536                  # of the agent's stderr the end is kept, for the message if there is no result
-AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended (cli.md C)
+AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended; some hang for hours
 GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
 MINIMUM_LIMIT_S = 60                  # no estimate goes below
 BASELINE_PATHS = 20_000               # beyond, "created by this run" is only weak
@@ -719,7 +719,8 @@ def refuse_second(fields: Sequence[Field], file: str) -> None:
     for at, entry in enumerate(fields):
         if entry.name in [earlier.name for earlier in fields[:at]]:
             words = entry.name.replace("_", " ")
-            raise SpecError(file, entry.line, f"a second {words} in one task", f"one {words}, or a heading such as '## Task 2: …' above each task")
+            expected = f"one {words}, or a heading such as '## Task 2: …' above each task"
+            raise SpecError(file, entry.line, f"a second {words} in one task", expected)
 
 
 def cut_criteria(entry: Field) -> List[Field]:
@@ -850,7 +851,7 @@ def prompt_input(prompt: str) -> Optional[str]:
 
 def agent_environment(environment: Mapping[str, str], timeout: float) -> Dict[str, str]:
     """The user's environment for the agent: no nested session, no bridge token, and Bash limits as long as the task's,
-    since the CLI moves a longer command to the background and kills it at the end of a "successful" run (cli.md E)."""
+    since the CLI moves a longer command to the background and kills it at the end of a "successful" run."""
     kept = {name: value for name, value in environment.items() if name not in NESTED_SESSION and name != "CC_BRIDGE_TOKEN"}
     limit_ms = str(max(1, int(timeout * 1000)))
     ours = {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1", "BASH_DEFAULT_TIMEOUT_MS": limit_ms, "BASH_MAX_TIMEOUT_MS": limit_ms}
@@ -879,7 +880,7 @@ def split_agent(command: str) -> Tuple[str, ...]:
     return (program, *words[1:])
 
 
-# ---- Stream: the agent's stdout, in pieces -> Stream. Rules: cli.md J and part 3. No I/O. ----
+# ---- Stream: the agent's stdout, in pieces -> Stream. As seen with Claude Code 2.1.197. No I/O. ----
 
 class Stream:
     """What a run of the agent said: fed with pieces of its standard output, read at any time."""
@@ -971,7 +972,7 @@ class Stream:
 
     @property
     def result(self) -> Optional[Mapping[str, Any]]:
-        """The result that counts: the last with turns, without one with turns the last (cli.md A5)."""
+        """The result that counts: the last with turns, without one with turns the last: an error without turns may follow."""
         with_turns = [result for result in self.results if result.get("num_turns")]
         return (with_turns or self.results or [None])[-1]
 
@@ -984,7 +985,7 @@ class Stream:
 
 def read_events(line: str) -> List[Mapping[str, Any]]:
     """The events of a line: mostly one. None where the line is no JSON object with a type; both where two stand in a row; the
-    whole one where an event was written into the middle of another's line (cli.md J)."""
+    whole one where an event was written into the middle of another's line, as the CLI does at times."""
     events: List[Mapping[str, Any]] = []
     start = len(line) - len(line.lstrip())
     for _ in range(EVENTS_IN_A_LINE):
@@ -1076,7 +1077,7 @@ FIELD_RULES = (
     ErrorRule("overloaded", (500, 502, 503, 504, 529), ("overloaded", "server_error")),
     ErrorRule("invalid_request", (400, 405, 422), ("invalid_request",)),
 )
-REFINED_BY_TEXT = ("rate_limit", "invalid_request", "overloaded")   # one status or field with several meanings (cli.md G)
+REFINED_BY_TEXT = ("rate_limit", "invalid_request", "overloaded")   # one status or field with several meanings
 SUBTYPES = {"error_max_turns": "max_turns", "error_max_budget_usd": "budget"}
 REASONS = {"max_turns": "max_turns", "budget_exhausted": "budget",
            "prompt_too_long": "token_limit", "blocking_limit": "token_limit", "rapid_refill_breaker": "token_limit"}
@@ -1135,7 +1136,7 @@ def read_ending(stream: Stream, result: Optional[Mapping[str, Any]], stderr: str
 
 
 def ending_kind(stream: Stream, result: Optional[Mapping[str, Any]], ending: Ending) -> str:
-    """In DESIGN's order: the result's subtype, terminal_reason and a rejected limit, status and error fields, then the text."""
+    """In this order: the result's subtype, terminal_reason and a rejected limit, status and error fields, then the text."""
     result = result or {}
     by_text = next((rule.kind for rule in TEXT_RULES if re.search(rule.pattern, ending.text.replace("’", "'"), re.I)), None)
     by_field = next((rule.kind for rule in FIELD_RULES if ending.error in rule.errors or ending.status in rule.statuses), None)
@@ -1268,10 +1269,11 @@ def looks_like_path(word: str) -> bool:
     return "/" in word or word.lower() in BARE_NAMES or bool(re.fullmatch(r"(?:[\w@+~-][\w.@+~-]*)?\.[A-Za-z][\w.-]{0,15}", word))
 
 
-COUNTED = re.compile(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?|files?|sections?|items?"
-                     r"|entr(?:y|ies)|imports?|words?|numbers?|records?)\b", re.I)
-FILE_NAME = re.compile(r"(?!(?:Node|Vue|Next|Nuxt|React|Express|D3|Three|Socket)\.)[\w@+~-][\w.@+~/-]*\.(?:py|pyi|js|mjs|ts|tsx|jsx|json|ya?ml|toml"
-                       r"|md|rst|txt|html?|css|scss|csv|tsv|sh|rs|go|java|kt|c|h|cc|cpp|hpp|rb|php|sql|xml|ini|cfg|conf|lock|ipynb|svg|png|pdf|log)")
+COUNTED = re.compile(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?|files?"
+                     r"|sections?|items?|entr(?:y|ies)|imports?|words?|numbers?|records?)\b", re.I)
+FILE_NAME = re.compile(r"(?!(?:Node|Vue|Next|Nuxt|React|Express|D3|Three|Socket)\.)[\w@+~-][\w.@+~/-]*\."
+                       r"(?:py|pyi|js|mjs|ts|tsx|jsx|json|ya?ml|toml|md|rst|txt|html?|css|scss|csv|tsv|sh|rs|go|java|kt|c|h|cc|cpp|hpp|rb"
+                       r"|php|sql|xml|ini|cfg|conf|lock|ipynb|svg|png|pdf|log)")
 
 
 def is_file_name(word: str) -> bool:
@@ -1670,7 +1672,8 @@ TEST_RUN = re.compile(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|
                       r"|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet|mix|swift)\b.*\b(?:tests?|check)\b"
                       r"|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
 PREPARATION = re.compile(r"(?:cd|export|source|\.|set)\s|\w+=\S*$|$")
-UNCERTAIN = re.compile(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
+UNCERTAIN = re.compile(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)"
+                       r"|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
 RUNS_NOTHING = {"--version", "-V", "--help", "-h", "--collect-only", "--co", "--dry-run", "--list", "--fixtures", "--markers"}
 NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no test was run"}
 
@@ -1849,7 +1852,8 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
         return None
     negated = bool(match["not"]) != targets.negated
     described = targets.described or (not targets.literal and any(" " in target for target in targets.texts))
-    return Criterion(text, "command", (), targets.texts, targets.either, negated, command=command, literal=targets.literal, described=described)
+    return Criterion(text, "command", (), targets.texts, targets.either, negated, command=command, literal=targets.literal,
+                     described=described)
 
 
 def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -3112,8 +3116,8 @@ def attempt_document(attempt: Attempt) -> Dict[str, Any]:
 
 
 def verdict_document(verdict: Verdict) -> Dict[str, Any]:
-    criterion = verdict.criterion
-    return {"text": criterion.text, "kind": criterion.kind, "met": verdict.met, "confidence": verdict.confidence, "evidence": verdict.evidence}
+    return {"text": verdict.criterion.text, "kind": verdict.criterion.kind, "met": verdict.met, "confidence": verdict.confidence,
+            "evidence": verdict.evidence}
 
 
 def task_document(result: TaskResult) -> Dict[str, Any]:
@@ -3151,7 +3155,8 @@ def plan_document(spec: Spec, options: Options, records: Sequence[Record], warni
             "number": task.number, "title": task.title, "line": task.line, "prompt": task.prompt, "timeout": limit.seconds,
             "timeout_source": limit.source, "timeout_basis": limit.basis,
             "criteria": [criterion_document(criterion) for criterion in criteria], "retry_strategy": task.retry_strategy,
-            "tools": list(task.tools or choose_tools(task.prompt)), "command": build_command(task, None, agent, options.permissions), "cwd": task_directory(task, directory),
+            "tools": list(task.tools or choose_tools(task.prompt)),
+            "command": build_command(task, None, agent, options.permissions), "cwd": task_directory(task, directory),
         })
     return {"schema": SCHEMA, "spec": spec.file, "warnings": found, "tasks": tasks}
 
@@ -3548,11 +3553,13 @@ def make_parser() -> Any:
     add("--json", action="store_true", help="one JSON document on stdout, nothing else there")
     add("--task", dest="tasks", metavar="N", type=int, action="append", default=[], help="only task N (may be repeated)")
     add("--keep-going", action="store_true", help="go on with the next task after a failed one")
-    add("--timeout", metavar="S", type=option(positive(float), "seconds above 0, such as 45"), help="time limit of an attempt in seconds, instead of the spec's or an estimate")
+    add("--timeout", metavar="S", type=option(positive(float), "seconds above 0, such as 45"),
+        help="time limit of an attempt in seconds, instead of the spec's or an estimate")
     add("--retries", metavar="N", type=option(not_negative, "a whole number, 0 or more"),
         help=f"how often to try again (default {DEFAULT_RETRIES} with a retry strategy in the spec, else 0)")
     add("--model", metavar="M", help="the model, instead of the spec's")
-    add("--max-turns", metavar="N", type=option(positive(int), "a whole number above 0"), help="the most turns an attempt may take")
+    add("--max-turns", metavar="N", type=option(positive(int), "a whole number above 0"),
+        help="the most turns an attempt may take")
     add("--cwd", metavar="DIR", default=".", help="where Claude works (default: here)")
     add("--permissions", choices=("skip", "allowed"), default="skip",
         help="skip (default): --dangerously-skip-permissions; allowed: only the listed tools")

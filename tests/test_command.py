@@ -87,7 +87,7 @@ def test_a_task_s_settings_are_arguments(fields, words):
 
 
 def test_the_list_of_tools_does_not_swallow_what_follows_it():
-    """--allowedTools takes any number of words (cli.md B): only an option may come after its one value."""
+    """--allowedTools takes any number of words: only an option may come after its one value."""
     argv = build_command(make_task(model="opus", max_turns=3, budget=1.0))
     assert argv[argv.index("--allowedTools") + 2].startswith("--")
 

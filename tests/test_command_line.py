@@ -81,7 +81,7 @@ def run(run_cc, stand_in):
     return start
 
 
-# ---- Documents: the fields of DESIGN and no others. ----
+# ---- Documents: the fields that are promised and no others. ----
 
 def test_the_document_of_a_run_has_the_promised_fields(run, workspace):
     (workspace / "old.txt").write_text("old")

@@ -41,7 +41,7 @@ CASES = [
     Case("cancelled", None, "the user cancelled it", WORK, Ended("cancelled", 130, cause="user")),
     Case("cancelled", None, "the user cancelled it and it still gave a result", WORK + [result()],
          Ended("cancelled", 0, cause="user")),
-    Case("cancelled", None, "somebody else cancelled it", WORK, Ended("cancelled", None, "SIGKILL")),
+    Case("bridge", None, "the bridge was ended, or another client cancelled it", WORK, Ended("cancelled", None, "SIGKILL")),
     # then the result's subtype
     Case("max_turns", None, "turns are used up", WORK + [error_result("error_max_turns", "Reached maximum number of turns (3)",
         terminal_reason="max_turns")]),
