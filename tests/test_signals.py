@@ -31,6 +31,12 @@ class Ended(NamedTuple):
         return json.loads(self.stdout)
 
 
+def heed_signals() -> None:
+    """The tests may run under nohup or in the background, where these are ignored, and cc_execute.py respects that."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Running:
     """cc_execute.py at work on a spec, in a session of its own."""
 
@@ -39,7 +45,7 @@ class Running:
         command = [*python, str(ROOT / "cc_execute.py"), str(workspace.parent / "spec.txt"), "--json", *options]
         self.process = subprocess.Popen(command, cwd=workspace, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, text=True,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                                        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # the tests may run under nohup
+                                        preexec_fn=heed_signals)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
