@@ -1,6 +1,6 @@
 """What several test files need and pytest does not bring: parts that may be missing, polling, processes found by their mark.
 
-Sections: parts that may be missing, waiting, processes that carry a mark, namespaces.
+Sections: parts that may be missing, waiting, signals, processes that carry a mark, namespaces.
 """
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def wait_until(claim: Callable[[], object], what: str, deadline_s: float = DEADL
     """Returns as soon as the claim is true; fails the test, naming what was waited for, if that takes too long."""
     if not holds_in_time(claim, deadline_s):
         pytest.fail(f"waited {deadline_s:g} s in vain: {what}")
+
+
+# ---- Signals: for Popen's preexec_fn. ----
+
+def heed_signals() -> None:
+    """The tests may run under nohup or in the background, where these are ignored, and cc_execute.py respects that."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 # ---- Processes that carry a mark in their environment. Linux only: elsewhere none is ever found. ----

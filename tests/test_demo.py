@@ -1,7 +1,6 @@
 """`make demo`: shows the worked example with real verdicts, and leaves no file in the clone, no state and no process."""
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import signal
@@ -9,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support import ROOT, marked_processes, missing, own_bridges, own_mark, own_network, wait_until
+from support import ROOT, heed_signals, marked_processes, missing, own_bridges, own_mark, own_network, wait_until
 
 DEMO = [sys.executable, "-B", str(ROOT / "tests" / "demo.py")]
 
@@ -21,7 +20,7 @@ def files_of_the_clone() -> set:
 def start_demo(folder: Path) -> subprocess.Popen:
     """In a session of its own, so that a signal for all of it reaches only the demo; its temporary folder is made below `folder`."""
     return subprocess.Popen(DEMO, env={**os.environ, "TMPDIR": str(folder)}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True)
+                            stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True, preexec_fn=heed_signals)
 
 
 def test_the_demo_shows_what_happened_and_leaves_nothing(tmp_path):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from bridging import lives, start_bridge
-from support import DEADLINE_S, ROOT, marked_processes, own_mark, wait_until
+from support import DEADLINE_S, ROOT, heed_signals, marked_processes, own_mark, wait_until
 
 SPEC = "Task: Create config.py\nSuccess Criteria: 1) config.py exists\nRetry Strategy: Try again.\n"
 # The agent has a process in a session of its own and, as Claude's Bash tool does, a command in another.
@@ -29,12 +29,6 @@ class Ended(NamedTuple):
 
     def json(self) -> dict:
         return json.loads(self.stdout)
-
-
-def heed_signals() -> None:
-    """The tests may run under nohup or in the background, where these are ignored, and cc_execute.py respects that."""
-    for number in (signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Running:
