@@ -41,7 +41,9 @@ import contextlib
 import json
 import re
 import shlex
+import textwrap
 import time
+from bisect import bisect_right
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 # ---- Policy: every limit with its unit and reason ----
@@ -304,40 +306,49 @@ def write_private(path: str, text: str) -> None:
 
 # ---- Spec: text -> Spec, or SpecError. Pure. ----
 #
-#   file      = [preamble] (task-heading body)+ | body
-#   body      = [description] (label value)*          a fence that is the whole body is taken off first
-#   value     = the rest of the label's line and all lines up to the next label; a heading ends any value but Task's
-#   prose     = a description without a Task label: [lead-in] text, with sentences for timeout, criteria and retry
+# A file is read in four steps: read_lines classifies every line, split_blocks gives each task its lines, split_fields gives
+# each label its lines (mark_sentences makes labels of the sentences that say the same), read_task reads the values.
 #
-# Lines are classified once; both forms then end up as Fields, and one function makes a Task of Fields.
+#   file      = [front matter] [preamble] (task-heading body)+ | body
+#   body      = [description] (label value)*      a code fence that is the whole body is taken off first
+#   label     = a name of LABELS and a colon at the start of a line: plain, in bold, as list item; or a heading;
+#               or a sentence of SENTENCES, where no label of that name stands in the body
+#   value     = the rest of the label's line and the lines up to the next label; a heading ends any value but the task's
+#   task      = the value of its label; without one the description
+#   criteria  = lines with numbers or bullets | "1) a, 2) b" within lines | one for each line or ";"
+#
+# A heading that is no task's begins a section that belongs to none, if it stands at a task's level or behind its labels.
+# Nothing is a heading, a label or a sentence inside a code fence or a comment. What is left out gets a warning.
 
 class Line(NamedTuple):
     number: int
     text: str
-    kind: str                         # task, heading, label, item, code, fence, rule, blank or text
-    name: str = ""                    # a label's words; a task's title; an item's number
+    kind: str                         # task, heading, label, item, text, code, fence, comment, rule or blank
+    name: str = ""                    # a label's name by LABELS; a task's title; a heading's words; an item's number
     value: str = ""                   # what follows a label or a list marker; a task's number
-    level: int = 0                    # of a heading (7: bold or plain); of an item or text: its indent
-    dress: str = ""                   # how a label is written: bullet, bold, indent
+    level: int = 0                    # of a heading (7: bold, 8: plain); of all else: its indent
+    dress: str = ""                   # of a label or item: its marker and bold; or "heading" or "sentence"
+    unknown: str = ""                 # of an item or text that looks like a label: what that would be called
+    ends: bool = False                # of a label: what follows its line belongs to the value before it
 
 
 class Field(NamedTuple):
     name: str
     line: int
     lines: Tuple[Line, ...]
-    in_sentence: bool = False         # it stands in prose, so its full stop is the sentence's
+    in_sentence: bool = False         # its full stop is the sentence's
 
 
 class Block(NamedTuple):
     number: Optional[int]
     title: Optional[str]
     line: int
-    lines: Tuple[Line, ...]
+    lines: Sequence[Line]
 
 
 LABELS = {
     "task": "task", "prompt": "task",
-    "timeout": "timeout", "time limit": "timeout",
+    "timeout": "timeout", "time limit": "timeout", "time out": "timeout",
     "success criteria": "criteria", "success criterion": "criteria", "criteria": "criteria", "acceptance criteria": "criteria",
     "retry strategy": "retry", "retry": "retry",
     "tools": "tools", "allowed tools": "tools",
@@ -346,216 +357,346 @@ LABELS = {
 }
 FILE_WIDE = ("timeout", "tools", "directory", "model", "max_turns", "budget")
 
-FENCE = re.compile(r"^\s*(`{3,}|~{3,})(.*)$")
-HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
-TASK_WORDS = re.compile(r"^Task\s+#?(\d+)\s*(?:[:.)–—-]\s*(.*))?$", re.I)
-TEMPLATE = re.compile(r"^\s*(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|\[|<|\{)")
-BOLD_TASK = re.compile(r"^\s*(?:[-*+]\s+)?(?:\*\*|__)Task\s+#?(\d+)\s*(?:(?:\*\*|__)\s*[:.–—-]?|[:.–—-])\s*(.*?)\s*"
-                       r"(?:\*\*|__)?\s*$", re.I)
-PLAIN_TASK = re.compile(r"^Task\s+#?(\d+)\s*:\s*(.*)$", re.I)
-LABEL = re.compile(r"^(\s*)((?:[-*+•]|\d{1,3}[.)])\s+)?(?:(\*\*|__)([^*_:]{1,40}?)\s*(:?)\s*\3\s*(:?)|([^*_:`]{1,40}?)\s*:)(?:\s+(.*))?$")
-ITEM = re.compile(r"^(\s*)(?:[-*+•]|\(?(\d{1,4})[.)])(?:\s+(.*))?$")
-RULE = re.compile(r"^\s*(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,})$")
+FENCE = re.compile(r"\s*(`{3,}|~{3,})([^`]*)$")
+HEADING = re.compile(r" {0,3}(#{1,6})(?=\s|$)")
+UNDERLINE = re.compile(r" {0,3}(=+|-{3,})\s*$")
+TASK_WORDS = re.compile(r"Task\s{1,4}#?(\d{1,6})\s{0,4}(?:$|[:：.)–—-](?!\d)\s*)", re.I)
+BOLD_TASK = re.compile(r"(?:[-*+]\s{1,4})?(\*\*|__)(Task\s{1,4}#?\d{1,6})\s{0,4}(?:\1\s{0,4}(?:[:：.–—-]|$)|[:：.–—-])\s*", re.I)
+PLAIN_TASK = re.compile(r"Task\s{1,4}#?\d{1,6}\s{0,4}[:：]", re.I)
+TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|\[|<|\{)")
+MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.)](?=\s|$)|[）．、]))\s*")
+LABEL = re.compile(r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?(?P<bold>\*\*|__)?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
+                   r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}[:：])|[:：])(?P<apart>\s+|(?<=：)|$)?")
+RULE = re.compile(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
+INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
 
 
-def read_lines(text: str) -> List[Line]:
-    """Every line, classified. Inside a code fence nothing is a heading, a label or an item."""
-    lines, fence = [], ""
-    for number, line in enumerate(text.split("\n"), 1):
-        mark = FENCE.match(line)
-        if fence:
-            closes = mark and mark[1][0] == fence[0] and len(mark[1]) >= len(fence) and not mark[2].strip()
-            lines.append(Line(number, line, "fence" if closes else "code"))
-            fence = "" if closes else fence
-        elif mark and "`" not in mark[2]:
-            fence = mark[1]
-            lines.append(Line(number, line, "fence"))
+def read_lines(text: str, warnings: List[str], first: int = 1) -> List[Line]:
+    """Every line, classified; inside a code fence or a comment nothing is anything else. `first` is the first line's number."""
+    lines: List[Line] = []
+    inside, closing, opened = "", None, 0
+    for number, row in enumerate(text.split("\n"), first):
+        if closing:
+            closes = closing.match(row)
+            lines.append(Line(number, row, "fence" if closes and inside == "code" else inside))
+            closing = None if closes else closing
+            continue
+        inside, closing = open_lines(row)
+        opened = number if closing else opened
+        if inside:
+            lines.append(Line(number, row, "fence" if inside == "code" else inside))
         else:
-            lines.append(classify_line(number, line))
+            add_line(lines, number, row)
+    if closing:   # a fence that is never closed would swallow the criteria and tasks behind it
+        warnings.append(f"line {opened}: what begins with {shorten(lines[opened - first].text, 20)!r} is never closed; it is taken as text")
+        del lines[opened - first:]
+        for number, row in enumerate(text.split("\n")[opened - first:], opened):
+            add_line(lines, number, row)
     return lines
 
 
-def classify_line(number: int, line: str) -> Line:
-    if not line.strip():
-        return Line(number, line, "blank")
-    heading = HEADING.match(line)
-    if TEMPLATE.match(line):          # "**Task N**: …" shows how to write a task; its section belongs to none
-        return Line(number, line, "heading", line.strip(), "", 1)
+def open_lines(row: str) -> Tuple[str, Any]:
+    """What a line opens ("code", "comment" or nothing), and the pattern of the line that closes it, if it is another one."""
+    fence = FENCE.match(row)
+    if fence:
+        return "code", re.compile(rf"\s*{fence[1][0]}{{{len(fence[1])},}}\s*$")
+    words = row.strip()
+    if words.startswith("<!--") and words.find("-->") in (-1, len(words) - 3):
+        return "comment", None if words.endswith("-->") else re.compile(r".*-->\s*$")
+    return "", None
+
+
+def add_line(lines: List[Line], number: int, row: str) -> None:
+    """Append a line that stands in no fence; one of `===` or `---` makes a heading of the line above it."""
+    above = lines[-1] if lines and UNDERLINE.match(row) else None
+    if above and (above.kind in ("text", "task") or above.kind == "label" and not above.value):
+        heading = classify_heading(above.number, above.text, 1 if "=" in row else 2, above.text.strip().strip("*_"))
+        if heading.kind != "heading" or "==" in row:
+            lines[-1:] = [heading, Line(number, row, "blank")]
+            return
+    lines.append(classify_line(number, row))
+
+
+def classify_line(number: int, row: str) -> Line:
+    row = row if row.isascii() else row.translate(INVISIBLE)
+    words = row.strip()
+    if not words:
+        return Line(number, row, "blank")
+    heading = HEADING.match(row)
+    if TEMPLATE.match(words):         # "**Task N**: …" shows how to write a task; its section belongs to none
+        return Line(number, row, "heading", words, "", 1)
     if heading:
-        return classify_heading(number, line, len(heading[1]), heading[2].replace("**", ""))
-    task = BOLD_TASK.match(line) or PLAIN_TASK.match(line)
-    if task:
-        return Line(number, line, "task", task[2].strip(), task[1], 7)
-    label = LABEL.match(line)
-    if label and (not label[3] or label[5] or label[6]):
-        name = " ".join((label[4] or label[7]).split())
-        dress = ("bullet " if label[2] else "") + ("bold" if label[3] else "plain") + f" {len(label[1])}"
-        if name.lower() in LABELS or is_title(name):
-            return Line(number, line, "label", name, (label[8] or "").strip(), len(label[1]), dress)
-    return classify_plain(number, line)
+        return classify_heading(number, row, len(heading[1]), row[heading.end():].strip())
+    if words[0] in "*_-+Tt":
+        bold = BOLD_TASK.match(words)
+        if bold:
+            title = words[bold.end():]
+            title = title[:-2] if title.endswith(bold[1]) and title.count(bold[1]) % 2 else title
+            return classify_heading(number, row, 7, f"{bold[2]}: {title}")
+        if PLAIN_TASK.match(words) and words[0] == row[0]:
+            return classify_heading(number, row, 8, words)
+    return Line(number, row, "rule") if RULE.match(words) else classify_words(number, row, words)
 
 
-def classify_plain(number: int, line: str) -> Line:
-    """A line that is no heading, label or fence: an item (its name is its number), a rule between sections, or text."""
-    item = None if RULE.match(line) else ITEM.match(line)
-    if item:
-        return Line(number, line, "item", item[2] or "", item[3] or "", len(item[1].expandtabs(4)))
-    return Line(number, line, "rule" if RULE.match(line) else "text", "", line.strip(), len(line) - len(line.lstrip()))
-
-
-def classify_heading(number: int, line: str, level: int, words: str) -> Line:
+def classify_heading(number: int, row: str, level: int, words: str) -> Line:
+    bare = words.rstrip("#")          # "## Title ##", but not "## Port to C#"
+    words = bare.rstrip() if not bare or bare[-1].isspace() else words
+    words = words if level > 6 else words.replace("**", "")
     task = TASK_WORDS.match(words)
     if task:
-        return Line(number, line, "task", (task[2] or "").strip(), task[1], level)
-    name, _, rest = words.partition(":")
-    if name.strip().lower() in LABELS:
-        return Line(number, line, "label", name.strip(), rest.strip(), 0, "heading")
-    return Line(number, line, "heading", words, "", level)
+        return Line(number, row, "task", words[task.end():].strip(), task[1], level)
+    label = classify_words(number, row, words if ":" in words or "：" in words else words + ":")
+    return label._replace(level=level, dress="heading") if label.kind == "label" else Line(number, row, "heading", words, "", level)
 
 
-def is_title(name: str) -> bool:
-    """Whether words look like a label's name: up to three, each with a capital."""
-    words = name.split()
-    return 0 < len(words) <= 3 and all(word[0].isupper() and word.replace("-", "").isalnum() for word in words)
+def classify_words(number: int, row: str, words: str) -> Line:
+    """A label, a list item or text; the latter two may look like a label that is not known."""
+    indent = len(row[:len(row) - len(row.lstrip())].expandtabs(4))
+    marker = MARKER.match(words)
+    body = words[marker.end():] if marker else words
+    label = LABEL.match(body) if ":" in body[:90] or "：" in body[:90] else None
+    dress = ("1" if marker[1] else marker[0][0]) if marker else ""
+    if label and not body.startswith("//", label.end()):
+        dress += label["bold"] or ""
+        name = " ".join(re.split(r"[\s_-]+", label["name"].lower()))
+        if name in LABELS:
+            return Line(number, row, "label", LABELS[name], label_value(label, body), indent, dress)
+    unknown = label["name"] if label and label["apart"] is not None and len(label["name"].split()) < 5 else ""
+    if marker:
+        return Line(number, row, "item", marker[1] or "", body, indent, dress, unknown)
+    return Line(number, row, "text", "", body, indent, dress, unknown)
 
 
-def split_blocks(lines: Sequence[Line]) -> Tuple[List[Line], List[Block]]:
-    """The lines before the first task heading, and a block for each task. Sections of other headings belong to none."""
-    starts = [i for i, line in enumerate(lines) if line.kind == "task"]
-    if not starts:
-        return [], [Block(None, None, first_line(lines), without_rules(lines))]
+def label_value(label: Any, words: str) -> str:
+    """What follows a label; "Timeout (minutes): 5" has the unit in front."""
+    value = words[label.end():].strip()
+    return f"{value} {label['unit']}" if label["unit"] and value.isdecimal() and DURATION.match(f"1 {label['unit']}") else value
+
+
+def split_blocks(lines: Sequence[Line], warnings: List[str]) -> Tuple[Sequence[Line], List[Block]]:
+    """The lines before the first task, and a block for each task. Sections of other headings belong to none."""
+    forms = {max(6, line.level) for line in lines if line.kind == "task"}
+    if not forms:
+        front = front_matter(lines)
+        return lines[:front], [Block(None, None, first_line(lines[front:]), without_rules(lines[front:]))]
+    form = min(forms)                 # if some are headings, "Task 2: …" in bold or at a line's start speaks of one
+    starts = [at for at, line in enumerate(lines) if line.kind == "task" and max(6, line.level) == form]
     blocks = []
     for start, end in zip(starts, starts[1:] + [len(lines)]):
-        head = lines[start]
-        body = lines[start + 1:end]
-        stop = next((i for i, line in enumerate(body) if line.kind == "heading" and line.level <= head.level), len(body))
-        blocks.append(Block(int(head.value), head.name or None, head.number, without_rules(body[:stop])))
-    return list(lines[:starts[0]]), blocks
+        head, body = lines[start], [line if line.kind != "task" else unmade_task(line, warnings) for line in lines[start + 1:end]]
+        stop = next((at for at, line in enumerate(body) if line.kind == "heading" and line.level <= head.level), len(body))
+        told = LEAD_IN.match(head.name)
+        above = [Line(head.number, head.name, "text", "", head.name)] if told else []
+        blocks.append(Block(int(head.value), head.name or None if not told else None, head.number, above + without_rules(body[:stop])))
+    return lines[:starts[0]], cut_common_criteria(blocks, lines[starts[0]].level, warnings)
 
 
-def without_rules(lines: Sequence[Line]) -> Tuple[Line, ...]:
-    """The lines of a section without the rules (`---`) that set it off from its neighbours."""
-    told = [at for at, line in enumerate(lines) if line.kind not in ("rule", "blank")]
-    return tuple(lines[told[0]:told[-1] + 1]) if told else ()
+def unmade_task(line: Line, warnings: List[str]) -> Line:
+    """A line that reads like a task's heading, but is not written like the others."""
+    plain = classify_words(line.number, line.text, line.text.strip())
+    if plain.kind == "text":
+        warnings.append(f"line {line.number}: {shorten(line.text, 40)!r} is no heading like those of the tasks and is taken as text")
+    return plain
+
+
+def cut_common_criteria(blocks: List[Block], level: int, warnings: List[str]) -> List[Block]:
+    """Blocks without a section such as "## Success Criteria" that stands beside the tasks, behind the last, not in one of them:
+    if all tasks are written so, it is the task's own."""
+    beside = [[at for at, line in enumerate(block.lines) if line.dress == "heading" and line.kind == "label" and line.level <= level < 7]
+              for block in blocks]
+    if len(blocks) == 1 or any(beside[:-1]) or not beside[-1]:
+        return blocks
+    last = blocks[-1]
+    label = last.lines[beside[-1][0]]
+    warnings.append(f"line {label.number}: the section {shorten(label.text, 40)!r} stands beside the tasks, in none of them, and is left out")
+    return blocks[:-1] + [last._replace(lines=without_rules(last.lines[:beside[-1][0]]))]
+
+
+def front_matter(lines: Sequence[Line]) -> int:
+    """How many lines at the top are YAML front matter: between two `---`, "name: value" and what belongs to it."""
+    if not lines or lines[0].text.rstrip() != "---":
+        return 0
+    end = next((at for at, line in enumerate(lines[1:80], 1) if line.text.rstrip() == "---" or line.name == "task"), 0)
+    inside = [line for line in lines[1:end] if line.kind != "blank" and not line.text.startswith(("#", " ", "-"))]
+    return end + 1 if inside and lines[end].name != "task" and all(re.match(r"[\w-]+:(\s|$)", line.text) for line in inside) else 0
+
+
+def without_rules(lines: Sequence[Line]) -> Sequence[Line]:
+    """The lines of a section without the rules (`---`) and blank lines that set it off from its neighbours."""
+    start, end = 0, len(lines)
+    while start < end and lines[start].kind in ("rule", "blank"):
+        start += 1
+    while start < end and lines[end - 1].kind in ("rule", "blank"):
+        end -= 1
+    return lines[start:end]
+
+
+def unquote(lines: List[Line], warnings: List[str]) -> List[Line]:
+    """A spec quoted in a mail, read without the `>` before its lines."""
+    if any(line.kind in ("label", "task") or LEAD_IN.match(line.text) for line in lines) or not any(line.text.startswith(">") for line in lines):
+        return lines
+    inside = read_lines("\n".join(re.sub(r"^> ?", "", line.text) for line in lines), warnings)
+    return inside if any(line.kind == "label" and line.name == "task" for line in inside) else lines
 
 
 def first_line(lines: Sequence[Line]) -> int:
     return next((line.number for line in lines if line.kind != "blank"), 1)
 
 
-def unwrap_fence(lines: Sequence[Line]) -> Sequence[Line]:
-    """The inside of a code fence that is all there is, classified as if the fence were not there."""
+def unwrap_fence(lines: Sequence[Line], warnings: List[str]) -> Sequence[Line]:
+    """The inside of a code fence that is all there is, read as if the fence were not there."""
     told = [line for line in lines if line.kind != "blank"]
-    if len(told) < 2 or told[0].kind != "fence" or told[-1].kind != "fence" or any(line.kind == "fence" for line in told[1:-1]):
+    if len(told) < 2 or told[0].kind != "fence" or told[-1].kind != "fence" or any(line.kind != "code" for line in told[1:-1]):
         return lines
     first, last = told[0].number, told[-1].number
-    inside = "\n".join(line.text for line in lines if first < line.number < last)
-    return [line._replace(number=line.number + first) for line in read_lines(inside)]
+    inside = [line.text for line in lines if first < line.number < last]
+    return read_lines(textwrap.dedent("\n".join(inside)), warnings, first + 1)
 
 
-def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line], List[Field]]:
-    """The description before the first known label, and the known labels with their lines; unknown ones go with a warning."""
-    labels = [line for line in lines if line.kind == "label" and line.name.lower() in LABELS]
-    dresses, known_names = {line.dress for line in labels}, {LABELS[line.name.lower()] for line in labels}
-    description: List[Line] = []
-    fields: List[Tuple[str, Line, List[Line]]] = []
-    target = description
-    for line in lines:
-        known = LABELS.get(line.name.lower()) if line.kind == "label" else None
-        if known:
-            target = [line._replace(kind="text", text=line.value)]
-            fields.append((known, line, target))
-        elif line.kind == "label" and line.dress in dresses and (fields or "task" in known_names):
-            warnings.append(f"line {line.number}: the label {line.name!r} is unknown; it and its value are left out")
-            target = []
-        elif line.kind == "heading" and fields and fields[-1][0] != "task":
-            warnings.append(f"line {line.number}: the section {line.name!r} belongs to no task and is left out")
-            target = []
-        else:
-            target.append(line)
-    return description, [Field(name, line.number, tuple(rest)) for name, line, rest in fields]
+# -- sentences that say what a label would
+
+OF = r"(?:of\s+(?:the\s+)?|the\s+|your\s+|its\s+|all\s+)?"
+WORK = r"(?:response|results?|outputs?|task|outcome|work|success|it)"
+FAILS = rf"If\s+(?:(?:the|this|any)\s+)?{WORK}\s+(?:fails?|is\s+not\s+met)\b,?\s+"
+LEAD_IN = re.compile(r"(?:Please\s+)?(?:Use|Using)\s+(?:your\s+|the\s+|my\s+)?\S{1,200}\.md\b[^:：.]{0,60}[:：]\s*"
+                     r"|to\s+execute(?:\s+the\s+(?:task|following))?[:：]\s*", re.I)
+TIME_SENTENCE = re.compile(
+    r"(?:(?:Expect|Allow|Set)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)(?:\s+using\s+the\s+redis\s+prompt)?(?:\s+of\b|:|(?=\s+\d))"
+    r"|(?:Timeout|Time\s+limit):)\s+(?P<value>(?:[^.,;\n]|[.,]\d|,(?!\s*(?:and\s+)?evaluate\b)|\n(?=[ \t]{0,40}(?:\(|(?:sec|min|hour)))){1,200}?)"
+    r"(?:\.(?=\s|$|[^\x00-\x7f])|(?=\n(?![ \t]{0,40}(?:\(|sec|min|hour))|$|;|[,\s]\s{0,20}(?:and\s{1,20})?evaluate\b))", re.I)
+CRITERIA_SENTENCE = re.compile(rf"(?:and\s+)?Evaluate\s+{OF}{WORK}\s+based\s+on\b\s*[:：]?\s*|(?:Success|Acceptance)\s+criteria\s*[:：]\s*", re.I)
+RETRY_SENTENCE = re.compile(rf"{FAILS}(?P<value>(?:re)?try\s+(?:it\s+|again\s+)*with\b)|{FAILS}|Retry\s+if\s+{OF}{WORK}\s+fails?\b"
+                            r"|Retry\s+strategy[:：]\s*(?P<rest>)", re.I)
+LIST_START = re.compile(r"\(?(?:1|a(?=\)))[.)）．、]|[-*•]\s")
+SENTENCE_ENDS = frozenset(".!?:;,)]>\"'`”’»*。！？…」）")
 
 
-# -- prose: sentences that say what a label would
-
-SENTENCE = r"(?:^|(?<=[.!?:;)\]\"'`”])[ \t]+|\n[ \t]*)"
-FAILS = r"If\s+(?:(?:the|this)\s+)?(?:task|results?|response|it)\s+fails?,\s*"
-RESULT = r"(?:the\s+)?(?:response|results?|outputs?|task)"
-LEAD_IN = re.compile(r"^[ \t]*(?:(?:Use|Using)\s+(?:your\s+|the\s+)?\S*\.md\b[^:\n]{0,60}|to execute(?: the task)?):\s*", re.I | re.M)
-TIME_WORDS = (r"(?:Expect|Allow)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)\b(?:\s+using\s+the\s+redis\s+prompt)?(?:\s+of|:)?"
-              r"|Timeout:")
-TIME_ENDS = r"(?:\.(?=\s|$)|(?=\n|$|,?(?<=\S) and\s+evaluate\b))"
-PROSE = (
-    ("timeout", re.compile(rf"{SENTENCE}(?:{TIME_WORDS})\s+(?P<value>(?:[^.\n]|\.\d)+?){TIME_ENDS}", re.I)),
-    ("criteria", re.compile(rf"(?:{SENTENCE}|,?(?<=\S) and )Evaluate\s+{RESULT}\s+based\s+on\b:?\s*(?P<value>)", re.I)),
-    ("criteria", re.compile(SENTENCE + r"Success\s+criteria:\s*(?P<value>)", re.I)),
-    ("retry", re.compile(rf"{SENTENCE}(?:{FAILS}(?P<value>(?:retry|try)\s+(?:again\s+)?with\b)"
-                         rf"|(?P<whole>{FAILS}|Retry\s+if\s+the\s+(?:task|results?)\s+fails?))", re.I)),
-)
-
-
-class Mark(NamedTuple):
-    """A sentence that stands for a label: where it begins, where its value begins, and where the match ends."""
+class Sentence(NamedTuple):
+    """A sentence that stands for a label: where it begins, where its value begins, and where it ends if its value does, too."""
     name: str
     start: int
     value: int
-    end: int
+    end: Optional[int] = None
 
 
-def read_prose(lines: Sequence[Line], warnings: List[str]) -> List[Field]:
-    """The fields of a description: the task's own text after any lead-in, and the sentences that stand for labels."""
-    text = "\n".join(line.text for line in lines)
-    lead = LEAD_IN.search(text)
-    if not lead:
-        return cut_sentences(lines, "task")
-    row = text.count("\n", 0, lead.end())
-    before = [line for line in lines[:row] if line.kind in ("text", "item", "code") and LEAD_IN.match(line.text) is None]
-    if before:
-        warnings.append(f"line {before[0].number}: text before {shorten(lead[0], 40)!r} is not part of the task")
-    rest = lines[row].text[lead.end() - (text.rfind("\n", 0, lead.end()) + 1):]
-    return cut_sentences([lines[row]._replace(text=rest)] + list(lines[row + 1:]), "task")
+def mark_sentences(lines: Sequence[Line], warnings: List[str]) -> List[Line]:
+    """The lines of a body, in which each sentence that stands for a label that is not there has become a label."""
+    rows = [line.text if line.kind in ("text", "item", "label", "blank") else "\0" * len(line.text) for line in lines]
+    starts = [0]
+    for row in rows:
+        starts.append(starts[-1] + len(row) + 1)
+    text = "\n".join(rows)
+    labels = {line.name: start for line, start in zip(reversed(lines), reversed(starts[:-1])) if line.kind == "label"}
+    found, passed = find_sentences(text, labels)
+    first = min([*labels.values(), *(sentence.start for sentence in found if sentence.name != "task")], default=len(text))
+    stop = next((start for line, start in zip(lines, starts) if line.kind == "heading" and start > first), len(text))
+    if any(sentence.start > stop for sentence in found):   # in a section that belongs to no task
+        found, passed = find_sentences(text[:stop], labels)
+    for name, at in passed:
+        words = shorten(text[at:at + 50], 40)
+        warnings.append(f"line {lines[bisect_right(starts, at) - 1].number}: {words!r} is taken as a part of the task, not as its {name}")
+    marked: List[Line] = list(cut_lines(lines, starts, 0, found[0].start if found else len(text) + 1))
+    for sentence, following in zip(found, [sentence.start for sentence in found[1:]] + [len(text) + 1]):
+        first, *rest = cut_lines(lines, starts, sentence.value, sentence.end or following) or [None]
+        row = lines[bisect_right(starts, sentence.start) - 1]
+        value = " ".join(part.text.strip() for part in [first, *rest][:None if sentence.end else 1] if part)
+        marked.append(Line(first.number if first else row.number, value, "label", sentence.name, value, 0, "sentence", "", sentence.end is not None))
+        marked += cut_lines(lines, starts, sentence.end, following) if sentence.end else rest
+    return marked
 
 
-def cut_sentences(lines: Sequence[Line], name: str) -> List[Field]:
-    """What `lines` hold as field `name`, and each sentence in them that stands for another label as a field of its own."""
-    text = "\n".join(line.text for line in lines)
-    numbers = [line.number for line in lines]
-    fields, kept, at = [], [], 0
-    marks = find_marks("\n".join("`" * len(line.text) if line.kind in ("code", "fence") else line.text for line in lines), name)
-    for mark, following in zip(marks, [mark.start for mark in marks[1:]] + [len(text)]):
-        kept.append(text[at:mark.start])
-        at = mark.end if mark.name == "timeout" else following
-        fields.append(Field(mark.name, numbers[text.count("\n", 0, mark.value)], piece(text[:at], mark.value, numbers), True))
-    kept.append(text[at:])
-    own = "\n".join(part.strip("\n") for part in kept if part.strip())
-    start = len(text) - len(text.lstrip("\n"))
-    return [Field(name, numbers[text.count("\n", 0, start)], piece(own, 0, numbers[text.count("\n", 0, start):]))] + fields
+def cut_lines(lines: Sequence[Line], starts: Sequence[int], begin: int, end: int) -> List[Line]:
+    """The lines between two offsets; of one that is cut, its part, if that says anything."""
+    cut: List[Line] = []
+    for at in range(bisect_right(starts, begin) - 1, len(lines)):
+        if starts[at] >= end:
+            break
+        line, left, right = lines[at], max(0, begin - starts[at]), end - starts[at]
+        part = line.text[left:right]
+        if left == 0 and right >= len(line.text):
+            cut.append(line)
+        elif part.strip():
+            cut.append(Line(line.number, part, "text", "", part.strip(), line.level) if left else classify_line(line.number, part.rstrip()))
+    return cut
 
 
-def find_marks(text: str, inside: str) -> List[Mark]:
-    """The sentences of a text (its code masked) that count, in order: the first of each kind, but of the retry sentences the
-    last, and only behind the others, since "If the task fails" may be part of the task's own words. Within field `inside`, no
-    sentence stands for it again."""
-    found: Dict[str, Mark] = {}
-    for name, pattern in PROSE:
-        for match in pattern.finditer(text) if name != inside else ():
-            mark = Mark(name, match.start(), match.start("whole" if name == "retry" and match["whole"] else "value"), match.end())
-            if name == "retry" or name not in found or mark.start < found[name].start:
-                found[name] = mark
-    others = [mark.start for name, mark in found.items() if name != "retry"]
-    if "retry" in found and others and found["retry"].start < min(others):
-        del found["retry"]
-    return sorted(found.values(), key=lambda mark: mark.start)
+def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence], List[Tuple[str, int]]]:
+    """The sentences of a text that stand for labels other than `labels`, in order, and others that read like one. A retry
+    sentence counts behind or just before the others only, since "If the task fails" may be part of the task's own words."""
+    masked = mask_quoted(text)
+    found: List[Sentence] = []
+    lead = next((match for match in LEAD_IN.finditer(text) if begins_sentence(text, match.start())), None) if "task" not in labels else None
+    if lead:
+        found.append(Sentence("task", lead.start(), lead.end()))
+    matches = {name: [match for match in pattern.finditer(masked, lead.end() if lead else 0) if begins_sentence(masked, match.start())]
+               for name, pattern in (("criteria", CRITERIA_SENTENCE), ("timeout", TIME_SENTENCE), ("retry", RETRY_SENTENCE))
+               if name not in labels}
+    ends = {masked.find(words, time.end()) for time in matches.get("timeout", []) for words in [masked[time.end():time.end() + 20].strip(" ,\n")[:4]] if words}
+    listed = [match for match in matches.get("criteria", []) if LIST_START.match(masked, match.end())]
+    criteria = [match for match in matches.get("criteria", []) if match in listed or not match[0].lower().startswith("and") or match.start() in ends]
+    chosen = (listed or criteria[-1:])[:1]
+    found += [Sentence("criteria", match.start(), match.end()) for match in chosen]
+    checked = min([match.start() for match in chosen] + [at for name, at in labels.items() if name == "criteria"], default=len(text))
+    times = choose_time(matches.get("timeout", []), checked)
+    found += [Sentence("timeout", match.start(), match.start("value"), match.end()) for match in times]
+    others = sorted([sentence.start for sentence in found if sentence.name != "task"] + [at for name, at in labels.items() if name in ("criteria", "timeout")])
+    again = choose_retry(matches.get("retry", []), masked, others, checked, lead is not None)
+    found += [Sentence("retry", match.start(), retry_value(match)) for match in again]
+    passed = [("criteria", match.start()) for match in criteria if match not in chosen and match.start() < checked]
+    passed += [("timeout", match.start()) for match in matches.get("timeout", []) if match not in times and match.start() < checked]
+    passed += [("retry strategy", match.start()) for match in matches.get("retry", []) if not again and "try" in match[0].lower()]
+    return sorted(found, key=lambda sentence: sentence.start), passed
 
 
-def piece(text: str, start: int, numbers: Sequence[int]) -> Tuple[Line, ...]:
-    """The lines of a piece of prose from `start` on, classified anew, with the numbers that they have in the file."""
-    row = text.count("\n", 0, start)
-    return tuple(line._replace(number=numbers[min(row + line.number - 1, len(numbers) - 1)]) for line in read_lines(text[start:]))
+def begins_sentence(text: str, at: int) -> bool:
+    """Whether a sentence can begin here: behind the end of another, or at a line's start with a capital."""
+    before = at
+    while before and text[before - 1] in " \t\u00a0":
+        before -= 1
+    if not before or text[before - 1] in "\0。！？":
+        return True
+    if text[before - 1] != "\n":
+        return (before < at and text[before - 1] in SENTENCE_ENDS - set(",:;")) or text.startswith("and ", at)
+    if text[at].isupper():
+        return True
+    while before and text[before - 1].isspace():
+        before -= 1
+    return not before or text[before - 1] in SENTENCE_ENDS or "\n\n" in text[before:at]
+
+
+def choose_time(matches: Sequence[Any], checked: int) -> Sequence[Any]:
+    """The last sentence before the criteria (or the first behind them) that names a time; without any, the last that names none."""
+    def names_time(match: Any) -> bool:
+        try:
+            parse_duration(match["value"])
+        except ValueError:
+            return False
+        return True
+    times = [match for match in matches if names_time(match)]
+    before = [match for match in times if match.start() < checked]
+    unclear = [match for match in matches if not DURATION.match(match["value"])]
+    return (before[-1:] or times or unclear[-1:])[:1]
+
+
+def choose_retry(matches: Sequence[Any], text: str, others: Sequence[int], checked: int, lead: bool) -> Sequence[Any]:
+    """The first retry sentence behind the last criterion; else one that says "retry" just before the other sentences."""
+    if not others:
+        return matches[-1:] if lead else []
+    behind = [match for match in matches if match.start() > others[0]]
+    if behind:
+        numbers = [match.start() for match in NUMBER.finditer(text, checked, behind[-1].start())]
+        return [match for match in behind if not numbers or match.start() > numbers[-1]][:1]
+    before = [match for match in matches if "try" in match[0].lower() and match.start() < others[0]][-1:]
+    return [match for match in before if not re.search(r"[.!?]\s+(?=\S)", text[match.end():others[0]].rstrip()) and "\n\n" not in text[match.end():others[0]]]
+
+
+def retry_value(match: Any) -> int:
+    return next((match.start(name) for name in ("value", "rest") if match[name] is not None), match.start())
 
 
 # -- values
 
+NUMBER = re.compile(r"(?:^|(?<=[\s,;；、，。]))\(?(?:(\d{1,3})|([a-z])(?=\)))(?:[.)](?=\s)|[）．、])\s*")
 DURATION = re.compile(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?=\W|\d|$)", re.I)
 SECONDS = {"h": 3600, "m": 60, "s": 1}
 ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate)"
@@ -564,10 +705,11 @@ ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|es
 
 def parse_duration(text: str) -> Optional[float]:
     """Seconds; None for "estimate it". ValueError for anything that is no time limit or not positive."""
-    words = re.sub(r"\([^)]*\)", "", text).strip().strip("`*").rstrip(".").strip()
+    words = re.sub(r"\([^)]*\)", "", text[:400]).strip(" \t\n\u00a0`*\"'“”").rstrip(".。").strip()
+    words = re.sub(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*", "", words, flags=re.I)
     if not words or ESTIMATE_WORDS.fullmatch(words):
         return None
-    if re.fullmatch(r"\d+(?:\.\d+)?", words):
+    if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", words):
         seconds = float(words)
     else:
         parts = list(DURATION.finditer(words))
@@ -579,46 +721,77 @@ def parse_duration(text: str) -> Optional[float]:
     return seconds
 
 
+def join_lines(lines: Sequence[Line]) -> str:
+    """The lines' text; what a sentence was cut out of goes on in the same line."""
+    rows: List[str] = []
+    for before, line in zip([None, *lines], lines):
+        if before and before.number == line.number:
+            rows[-1] = f"{rows[-1].rstrip()} {line.text.lstrip()}"
+        else:
+            rows.append(line.text)
+    return "\n".join(rows)
+
+
 def plain_text(lines: Sequence[Line]) -> str:
-    """A value's text: dedented, without the blank lines around it, out of its fence or quotes if those hold all of it."""
-    import textwrap
-    first, rest = (lines[0].text, lines[1:]) if lines else ("", ())
-    text = "\n".join([first.strip(), textwrap.dedent("\n".join(line.text for line in rest))]).strip()
-    fenced = re.fullmatch(r"(`{3,}|~{3,})[^\n`]*\n(.*?)\n?\s*\1", text, re.S)
-    if fenced and fenced[1] not in fenced[2]:
-        text = fenced[2].strip("\n")
-    quoted = re.fullmatch(r"([\"'“])(.+)([\"'”])", text, re.S)
-    if quoted and quoted[1] + quoted[3] in ('""', "''", "“”") and quoted[1] not in quoted[2] and quoted[3] not in quoted[2]:
-        text = quoted[2]
+    """A value's text: dedented, without blank lines, rules and comments around it, out of its fence or quotes if those hold all of it."""
+    lines = list(lines)
+    while lines and lines[-1].kind in ("blank", "rule", "comment"):
+        lines.pop()
+    start = next((at for at, line in enumerate(lines) if line.kind not in ("blank", "rule", "comment") and line.text.strip()), 0)
+    first, rest = (lines[start].text, lines[start + 1:]) if lines else ("", [])
+    if start:   # nothing stood beside the label
+        text = textwrap.dedent(join_lines(lines[start:])).strip()
+    elif rest and rest[0].number == lines[0].number:
+        text = join_lines(lines).strip()
+    else:
+        text = "\n".join([first.strip(), textwrap.dedent(join_lines(rest))]).strip()
+    rows = text.split("\n")
+    fence = FENCE.match(rows[0])
+    if fence and len(rows) > 2 and rows[-1].strip() == fence[1] and not any(row.strip().startswith(fence[1]) for row in rows[1:-1]):
+        text = "\n".join(rows[1:-1]).strip("\n")
+    pair = text[:1] + text[-1:]
+    if len(text) > 2 and pair in ('""', "''", "“”", "„“", "«»") and not set(pair) & set(text[1:-1]):
+        text = text[1:-1].strip()
     return text
+
+
+QUOTES = re.compile(r"`[^`\n]*`|(?<![\w\"])\"[^\"\n]*(?:\n[^\"\n]+)?\"(?!\w)|“[^”\n]*(?:\n[^”\n]+)?”|„[^“”\n]*(?:\n[^“”\n]+)?[“”]")
 
 
 def mask_quoted(text: str) -> str:
     """The text with all that stands in backticks or double quotes made unreadable, at the same length."""
-    return re.sub(r"`[^`]*`|\"[^\"]*\"|“[^”]*”", lambda quoted: "`" * len(quoted[0]), text)
+    return QUOTES.sub(lambda quoted: "`" * len(quoted[0]), text)
 
 
-def split_outside_quotes(text: str, separator: str) -> List[str]:
-    ends = [match.start() for match in re.finditer(re.escape(separator), mask_quoted(text))] + [len(text)]
+def split_outside_quotes(text: str, separators: str) -> List[str]:
+    ends = [match.start() for match in re.finditer(f"[{separators}]", mask_quoted(text))] + [len(text)]
     return [text[start:end] for start, end in zip([0] + [end + 1 for end in ends], ends)]
 
 
 def split_numbered(text: str) -> List[str]:
-    """The items of "1) a, 2) b": a number counts only if it is the next one, so a "4)" inside the first item does not split."""
+    """The items of "1) a, 2) b": a number counts only if it is the next one and closes no parenthesis, so neither a "4)"
+    inside the first item nor "(see section 2)" splits it."""
+    masked = mask_quoted(text)
     starts: List[Any] = []
-    for match in re.finditer(r"(?:^|(?<=[\s,;]))\(?(\d{1,3})[.)]\s+", mask_quoted(text)):
-        if int(match[1]) == len(starts) + 1:
-            starts.append(match)
-    if not starts or text[:starts[0].start()].strip():
-        return []
+    depth = at = 0
+    for match in NUMBER.finditer(masked):
+        depth = max(0, depth + masked.count("(", at, match.start()) - masked.count(")", at, match.start()))
+        at = match.start()
+        number = int(match[1]) if match[1] else ord(match[2]) - ord("a") + 1
+        if number == len(starts) + 1 and (depth == 0 or match[0][0] == "("):
+            if starts or not masked[:match.start()].strip():
+                starts.append(match)
+                depth, at = 0, match.end()
     ends = [match.start() for match in starts[1:]] + [len(text)]
     return [text[match.end():end] for match, end in zip(starts, ends)]
 
 
 def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     """The criteria of a value: a list of lines, a numbered list within a line, or one for each line (or `;`)."""
-    plain = [classify_plain(line.number, line.text) if line.kind == "label" else line for line in entry.lines]
-    lines = until_closing_text(plain, warnings)
+    level = min((line.level for line in entry.lines[1:] if line.kind == "item"), default=0)
+    first = [line._replace(kind="item", value=line.text[marker.end():], name=marker[1] or "", level=level)
+             for line in entry.lines[:1] for marker in [MARKER.match(line.text)] if marker]
+    lines = until_closing_text(first + list(entry.lines[len(first):]), warnings)
     items = [line for line in lines if line.kind == "item"]
     inline = split_numbered(" ".join(line.text.strip() for line in lines))
     if len(inline) > len(items) and not is_counted(items):
@@ -626,9 +799,22 @@ def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     elif items:
         found, in_sentence = list_items(lines), entry.in_sentence
     else:
-        found, in_sentence = [part for line in lines for part in split_outside_quotes(line.text, ";")], True
+        found, in_sentence = unlisted_items(lines), True
+        if len(found) == 1 and len(re.findall(r",\s(?!and|or|but|which|that|so|if|when)", mask_quoted(found[0]))) > 1:
+            warnings.append(f"line {entry.line}: {shorten(found[0], 40)!r} is one criterion; if it is several, number them: 1) …, 2) …")
     found = [without_full_stop(item) if in_sentence else item.strip() for item in found]
-    return [item for item in (re.sub(r"(?:\s*[,;]|\s*[,;]\s*and)$", "", item) for item in found) if item]
+    return [item for item in (re.sub(r"(?:\s*[,;；、，]|\s*[,;]\s*and|(?<=\w) and)$", "", item) if in_sentence else item for item in found) if item]
+
+
+def unlisted_items(lines: Sequence[Line]) -> List[str]:
+    """One criterion for each line or `;`; an indented line goes on with the one above it."""
+    items: List[str] = []
+    for line in lines:
+        if items and line.text[:1].isspace() and line.kind == "text":
+            items[-1] += " " + line.text.strip()
+        else:
+            items.append(line.text.strip())
+    return [part for item in items for part in split_outside_quotes(item, ";；")]
 
 
 def is_counted(items: Sequence[Line]) -> bool:
@@ -637,35 +823,36 @@ def is_counted(items: Sequence[Line]) -> bool:
 
 
 def until_closing_text(lines: Sequence[Line], warnings: List[str]) -> List[Line]:
-    """The lines of a list without blank ones, up to a paragraph behind it that is not indented: that belongs to no item."""
+    """The lines of a list without blank ones and rules, up to a paragraph behind it that is not indented: that belongs to no item."""
     kept: List[Line] = []
+    listed = False
     for before, line in zip([None, *lines], lines):
-        behind = before is not None and before.kind == "blank" and any(item.kind == "item" for item in kept)
-        if behind and line.kind == "text" and line.level == 0:
+        if listed and before and before.kind in ("blank", "rule") and line.kind == "text" and not line.level:
             warnings.append(f"line {line.number}: the text after the criteria is left out")
             break
-        kept += [line] if line.text.strip() else []
+        listed = listed or line.kind == "item"
+        kept += [line] if line.text.strip() and line.kind not in ("rule", "comment", "heading") else []
     return kept
 
 
 def without_full_stop(text: str) -> str:
     """A sentence's full stop is no part of the last criterion in it, nor is a comma behind any."""
     text = text.strip()
-    return text[:-1] if text.endswith(".") and not text.endswith("..") else text
+    return text[:-1] if text.endswith((".", "。")) and not text.endswith("..") else text
 
 
 def list_items(lines: Sequence[Line]) -> List[str]:
     """The items at the outermost level; deeper items and wrapped lines belong to the item above them."""
     outermost = min(line.level for line in lines if line.kind == "item")
-    items: List[str] = []
+    items: List[List[str]] = []
     for line in lines:
         if line.kind == "item" and line.level == outermost:
-            items.append(re.sub(r"^\[[ xX]\]\s+", "", line.value))   # a check box is a bullet
+            items.append([re.sub(r"^\[[ xX]\]\s+", "", line.value.strip())])   # a check box is a bullet
         elif items:
-            items[-1] += " " + line.text.strip()
-        else:
-            items.append(line.text.strip())
-    return items
+            items[-1].append(line.text.strip())
+        elif not line.text.rstrip().endswith((":", "：")):   # else it announces the list
+            items.append([line.text.strip()])
+    return [" ".join(parts) for parts in items]
 
 
 # -- from fields to tasks
@@ -678,40 +865,127 @@ def parse_spec(text: str, file: str = "spec") -> Spec:
     if not text.strip():
         raise SpecError(file, 1, "an empty file", "a task, for example 'Task: …' with 'Success Criteria:' below it")
     warnings: List[str] = []
-    preamble, blocks = split_blocks(unwrap_fence(read_lines(text)))
-    _, shared = split_fields(preamble, [])
-    common = [f for f in shared if f.name in FILE_WIDE]
+    preamble, blocks = split_blocks(unwrap_fence(unquote(read_lines(text, warnings), warnings), warnings), warnings)
+    common = read_preamble(preamble, file, warnings)
     tasks = [read_task(block, common, file, warnings) for block in blocks]
     numbers = [block.number for block in blocks]
-    if None in numbers or len(set(numbers)) < len(numbers):
+    if len(set(numbers)) < len(numbers):
+        again = next(block for at, block in enumerate(blocks) if block.number in numbers[:at])
+        warnings.append(f"line {again.line}: a second task {again.number}; the tasks are counted 1 to {len(tasks)} instead")
         tasks = [task._replace(number=number) for number, task in enumerate(tasks, 1)]
     for task in tasks:
         if not task.criteria:
             warnings.append(f"line {task.line}: task {task.number} has no success criteria: nothing will be checked")
-    return Spec(file, text, tuple(tasks), tuple(warnings))
+    return Spec(file, text, tuple(tasks), tuple(sorted(warnings, key=warned_line)))
+
+
+def warned_line(warning: str) -> int:
+    return int(warning[5:warning.index(":")])
+
+
+def read_preamble(lines: Sequence[Line], file: str, warnings: List[str]) -> List[Field]:
+    """The values that hold for all tasks: those of known labels, but not in a section that shows how to write a task."""
+    told, template = [], False
+    for line in lines:
+        template = bool(TEMPLATE.match(line.text.strip())) if line.kind == "heading" else template
+        told += [] if template else [line]
+    _, fields = split_fields(told, [])
+    for entry in fields:
+        if entry.name in ("criteria", "retry"):
+            warnings.append(f"line {entry.line}: the {'criteria' if entry.name == 'criteria' else 'retry strategy'} before the first task belong to none")
+    common = [entry._replace(lines=entry.lines[:1] if entry.lines[0].text else entry.lines) for entry in fields if entry.name in FILE_WIDE]
+    refuse_second(common, file)
+    return common
+
+
+def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line], List[Field]]:
+    """The description, and the known labels with their lines; unknown ones go with a warning."""
+    labels = [line for line in lines if line.kind == "label"]
+    outer = {line.dress: line.level for line in sorted(labels, key=lambda line: -line.level)}   # nested deeper, it is content
+    capital, task = any(is_capital(line.text) for line in labels), any(line.name == "task" for line in labels)
+    description: List[Line] = []
+    fields: List[Tuple[Line, List[Line]]] = []
+    target, label, blank = description, None, False
+    for line in lines:
+        if line.kind == "label" and not (label and is_item_of(line, label, target)):
+            value = [line._replace(kind="text", text=line.value, level=0)]
+            fields.append((line, value))
+            target, label = (target, label) if line.ends else (value, line)
+        elif line.kind == "heading" and label and ends_value(line, label):
+            warnings.append(f"line {line.number}: the section {shorten(line.name, 40)!r} belongs to no task and is left out")
+            target = []
+        elif label and label.dress == "sentence" and label.name != "task" and blank and target and line.kind == "text" and not line.level and target is fields[-1][1] and target[0].text:
+            warnings.append(f"line {line.number}: {shorten(line.text, 40)!r} stands behind the task and is left out")
+            target = []
+        elif (line.unknown and outer.get(line.dress) == line.level and (label or task) and is_capital(line.unknown) == capital
+              and not is_content(line, label, target)):
+            warnings.append(f"line {line.number}: the label {line.unknown!r} is unknown; it and its value are left out")
+            target = []
+        else:
+            if blank and label and label.value and label.name in FILE_WIDE and fields[-1][1] is target:
+                target = description   # a setting is one line: what follows behind a blank line is the task's
+            target.append(line if line.kind != "label" else line._replace(kind="item", value=line.text.strip()[1:].lstrip(".) \t")))
+        blank = line.kind == "blank"
+    return description, [Field(label.name, label.number, tuple(value), label.dress == "sentence") for label, value in fields]
+
+
+def is_capital(words: str) -> bool:
+    return next((letter.isupper() for letter in words if letter.isalpha()), False)
+
+
+def is_item_of(line: Line, label: Line, value: Sequence[Line]) -> bool:
+    """Whether what looks like a label is an item in the value of the label above: "- Timeout: is honoured" among criteria."""
+    if line.dress[:1] in ("", "h", "_") or line.dress.startswith("**") or label.name not in ("criteria", "task"):
+        return False
+    items = [item for item in value if item.kind == "item"][-1:]
+    deeper = line.level > label.level and label.dress[:1] == line.dress[:1]
+    return deeper or any((item.dress[:1], item.level) == (line.dress[:1], line.level) != (label.dress[:1], label.level) for item in items)
+
+
+def ends_value(heading: Line, label: Line) -> bool:
+    """Whether a heading begins a section that is no part of the value above it."""
+    return heading.level <= label.level if label.dress == "heading" else label.name != "task"
+
+
+def is_content(line: Line, label: Optional[Line], value: Sequence[Line]) -> bool:
+    """Whether an unknown label is a part of the value above: announced by a colon, or the first of a list of criteria, or
+    words of the task that are no name."""
+    if not label or label.name not in ("criteria", "task"):
+        return False
+    above = next((other.text.rstrip() for other in reversed(value) if other.text.strip()), "")
+    name = line.unknown.istitle() or " " not in line.unknown or line.dress
+    return above.endswith((":", "：")) or (not above if label.name == "criteria" else not name)
 
 
 def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[str]) -> Task:
-    description, fields = split_fields(unwrap_fence(block.lines), warnings)
-    names = [f.name for f in fields]
-    if "task" in names:
-        words = [line for line in description if line.kind in ("text", "item", "code")]
-        if words:
-            warnings.append(f"line {words[0].number}: text before the first label is not part of the task")
-    elif any(line.text.strip() for line in description):
-        fields = read_prose(description, warnings) + fields
+    lines = mark_sentences(unwrap_fence(block.lines, warnings), warnings)
+    description, fields = split_fields(lines, warnings)
+    told = [line for line in description if line.kind in ("text", "item", "code", "label") and line.text.strip()]
+    if any(entry.name == "task" for entry in fields):
+        warn_of_text(lines, told, block.number is not None, warnings)
+    elif told:
+        fields.insert(0, Field("task", told[0].number, tuple(description)))
     elif block.title and fields:
         warnings.append(f"line {block.line}: the title of the task is taken as its text")
-        fields = [Field("task", block.line, (Line(block.line, block.title, "text"),))] + fields
+        fields.insert(0, Field("task", block.line, (Line(block.line, block.title, "text"),)))
     refuse_second(fields, file)
     settings: Dict[str, Any] = {}
-    for each in list(common) + fields:
-        for found in cut_criteria(each) if each.name == "criteria" else [each]:
-            read_field(found, file, settings, warnings)
+    for entry in [*common, *fields]:
+        read_field(entry, file, settings, warnings)
     if not settings.get("prompt"):
         found = f"task {block.number} without text" if block.number is not None else "no task"
         raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
-    return Task(block.number or 1, block.title, block.line, **settings)
+    return Task(1 if block.number is None else block.number, block.title, block.line, **settings)
+
+
+def warn_of_text(lines: Sequence[Line], told: Sequence[Line], headed: bool, warnings: List[str]) -> None:
+    """Warn of text beside a task that has a label, unless it only leads in, or is a paragraph above a whole file's labels."""
+    first = next(line.number for line in lines if line.kind == "label")
+    blank = max((line.number for line in lines if line.kind == "blank" and line.number < first), default=0)
+    lead = LEAD_IN.match("\n".join(line.text.strip() for line in told if line.number < first) + "\n")
+    beside = [line for line in told if line.number > first or not lead and (headed or line.number > blank)]
+    if beside:
+        warnings.append(f"line {beside[0].number}: {shorten(beside[0].text, 40)!r} is not part of the task and is left out")
 
 
 def refuse_second(fields: Sequence[Field], file: str) -> None:
@@ -721,12 +995,6 @@ def refuse_second(fields: Sequence[Field], file: str) -> None:
             words = entry.name.replace("_", " ")
             expected = f"one {words}, or a heading such as '## Task 2: …' above each task"
             raise SpecError(file, entry.line, f"a second {words} in one task", expected)
-
-
-def cut_criteria(entry: Field) -> List[Field]:
-    """A criteria field, and the sentences behind the list that stand for other labels."""
-    first, *others = cut_sentences(entry.lines, "criteria")
-    return [first._replace(line=entry.line, in_sentence=entry.in_sentence)] + others
 
 
 def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List[str]) -> None:
@@ -758,7 +1026,8 @@ def required(items: List[str], entry: Field, file: str, expected: str) -> List[s
 
 def split_tools(text: str) -> List[str]:
     """Tool names, split at commas outside parentheses: "Write, Bash(git log:*)"."""
-    return [tool.strip(" `\n") for tool in re.split(r",(?![^()]*\))|\n", text) if tool.strip(" `\n-*")]
+    tools = [re.sub(r"^[-*+•]\s+", "", tool.strip()).strip("` ") for tool in re.split(r",(?![^()]*\))|\n", text)]
+    return [tool for tool in tools if tool]
 
 
 def positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:
