@@ -132,17 +132,18 @@ class Task(NamedTuple):
     retry_strategy: Optional[str] = None
     tools: Tuple[str, ...] = ()       # as the spec lists them; empty: by the task's words
     directory: Optional[str] = None
-    directory_line: int = 0           # in the spec, for the message if that folder is not there
     model: Optional[str] = None
     max_turns: Optional[int] = None
     budget: Optional[float] = None    # USD
+    lines: Mapping[str, int] = {}     # of the spec, where each value stands
 
 
 class Spec(NamedTuple):
     file: str
     text: str
     tasks: Tuple[Task, ...]
-    warnings: Tuple[str, ...] = ()
+    warnings: Tuple[str, ...] = ()    # each begins with "line N: "
+    outside: Tuple[Tuple[int, int], ...] = ()   # the first and last line of what belongs to no task
 
 
 class ToolCall(NamedTuple):
@@ -365,7 +366,8 @@ BOLD_TASK = re.compile(r"(?:[-*+]\s{1,4})?(\*\*|__)(Task\s{1,4}#?\d{1,6})\s{0,4}
 PLAIN_TASK = re.compile(r"Task\s{1,4}#?\d{1,6}\s{0,4}[:：]", re.I)
 TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|\[|<|\{)")
 MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.)](?=\s|$)|[）．、]))\s*")
-LABEL = re.compile(r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?(?P<bold>\*\*|__)?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
+LABEL = re.compile(r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?"   # an emoji
+                   r"(?P<bold>\*\*|__)?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
                    r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}[:：])|[:：])(?P<apart>\s+|(?<=：)|$)?")
 RULE = re.compile(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
@@ -388,7 +390,8 @@ def read_lines(text: str, warnings: List[str], first: int = 1) -> List[Line]:
         else:
             add_line(lines, number, row)
     if closing:   # a fence that is never closed would swallow the criteria and tasks behind it
-        warnings.append(f"line {opened}: what begins with {shorten(lines[opened - first].text, 20)!r} is never closed; it is taken as text")
+        begin = shorten(lines[opened - first].text, 20)
+        warnings.append(f"line {opened}: what begins with {begin!r} is never closed; it is taken as text")
         del lines[opened - first:]
         for number, row in enumerate(text.split("\n")[opened - first:], opened):
             add_line(lines, number, row)
@@ -446,7 +449,9 @@ def classify_heading(number: int, row: str, level: int, words: str) -> Line:
     if task:
         return Line(number, row, "task", words[task.end():].strip(), task[1], level)
     label = classify_words(number, row, words if ":" in words or "：" in words else words + ":")
-    return label._replace(level=level, dress="heading") if label.kind == "label" else Line(number, row, "heading", words, "", level)
+    if label.kind == "label":
+        return label._replace(level=level, dress="heading")
+    return Line(number, row, "heading", words, "", level)
 
 
 def classify_words(number: int, row: str, words: str) -> Line:
@@ -470,7 +475,8 @@ def classify_words(number: int, row: str, words: str) -> Line:
 def label_value(label: Any, words: str) -> str:
     """What follows a label; "Timeout (minutes): 5" has the unit in front."""
     value = words[label.end():].strip()
-    return f"{value} {label['unit']}" if label["unit"] and value.isdecimal() and DURATION.match(f"1 {label['unit']}") else value
+    unit = label["unit"] if label["unit"] and value.isdecimal() and DURATION.match(f"1 {label['unit']}") else ""
+    return f"{value} {unit}" if unit else value
 
 
 def split_blocks(lines: Sequence[Line], warnings: List[str]) -> Tuple[Sequence[Line], List[Block]]:
@@ -483,11 +489,13 @@ def split_blocks(lines: Sequence[Line], warnings: List[str]) -> Tuple[Sequence[L
     starts = [at for at, line in enumerate(lines) if line.kind == "task" and max(6, line.level) == form]
     blocks = []
     for start, end in zip(starts, starts[1:] + [len(lines)]):
-        head, body = lines[start], [line if line.kind != "task" else unmade_task(line, warnings) for line in lines[start + 1:end]]
+        head = lines[start]
+        body = [line if line.kind != "task" else unmade_task(line, warnings) for line in lines[start + 1:end]]
         stop = next((at for at, line in enumerate(body) if line.kind == "heading" and line.level <= head.level), len(body))
-        told = LEAD_IN.match(head.name)
-        above = [Line(head.number, head.name, "text", "", head.name)] if told else []
-        blocks.append(Block(int(head.value), head.name or None if not told else None, head.number, above + without_rules(body[:stop])))
+        block = Block(int(head.value), head.name or None, head.number, without_rules(body[:stop]))
+        if LEAD_IN.match(head.name):   # "**Task 1**: Use your x.md to execute the task: …" has no title
+            block = block._replace(title=None, lines=[Line(head.number, head.name, "text", "", head.name), *block.lines])
+        blocks.append(block)
     return lines[:starts[0]], cut_common_criteria(blocks, lines[starts[0]].level, warnings)
 
 
@@ -502,14 +510,15 @@ def unmade_task(line: Line, warnings: List[str]) -> Line:
 def cut_common_criteria(blocks: List[Block], level: int, warnings: List[str]) -> List[Block]:
     """Blocks without a section such as "## Success Criteria" that stands beside the tasks, behind the last, not in one of them:
     if all tasks are written so, it is the task's own."""
-    beside = [[at for at, line in enumerate(block.lines) if line.dress == "heading" and line.kind == "label" and line.level <= level < 7]
-              for block in blocks]
-    if len(blocks) == 1 or any(beside[:-1]) or not beside[-1]:
-        return blocks
+    def is_beside(line: Line) -> bool:
+        return line.kind == "label" and line.dress == "heading" and line.level <= level < 7
+
     last = blocks[-1]
-    label = last.lines[beside[-1][0]]
-    warnings.append(f"line {label.number}: the section {shorten(label.text, 40)!r} stands beside the tasks, in none of them, and is left out")
-    return blocks[:-1] + [last._replace(lines=without_rules(last.lines[:beside[-1][0]]))]
+    label = next(filter(is_beside, last.lines), None)
+    if not label or len(blocks) == 1 or any(is_beside(line) for block in blocks[:-1] for line in block.lines):
+        return blocks
+    warnings.append(f"line {label.number}: the section {shorten(label.text, 40)!r} stands beside the tasks, in none, and is left out")
+    return blocks[:-1] + [last._replace(lines=without_rules([line for line in last.lines if line.number < label.number]))]
 
 
 def front_matter(lines: Sequence[Line]) -> int:
@@ -533,7 +542,9 @@ def without_rules(lines: Sequence[Line]) -> Sequence[Line]:
 
 def unquote(lines: List[Line], warnings: List[str]) -> List[Line]:
     """A spec quoted in a mail, read without the `>` before its lines."""
-    if any(line.kind in ("label", "task") or LEAD_IN.match(line.text) for line in lines) or not any(line.text.startswith(">") for line in lines):
+    if any(line.kind in ("label", "task") or LEAD_IN.match(line.text) for line in lines):
+        return lines
+    if not any(line.text.startswith(">") for line in lines):
         return lines
     inside = read_lines("\n".join(re.sub(r"^> ?", "", line.text) for line in lines), warnings)
     return inside if any(line.kind == "label" and line.name == "task" for line in inside) else lines
@@ -558,17 +569,23 @@ def unwrap_fence(lines: Sequence[Line], warnings: List[str]) -> Sequence[Line]:
 OF = r"(?:of\s+(?:the\s+)?|the\s+|your\s+|its\s+|all\s+)?"
 WORK = r"(?:response|results?|outputs?|task|outcome|work|success|it)"
 FAILS = rf"If\s+(?:(?:the|this|any)\s+)?{WORK}\s+(?:fails?|is\s+not\s+met)\b,?\s+"
+AND_EVALUATE = r"[,\s]\s{0,20}(?:and\s{1,20})?evaluate\b"
+UNIT_ON_NEXT_LINE = r"\n(?=[ \t]{0,40}(?:\(|sec|min|hour))"
 LEAD_IN = re.compile(r"(?:Please\s+)?(?:Use|Using)\s+(?:your\s+|the\s+|my\s+)?\S{1,200}\.md\b[^:：.]{0,60}[:：]\s*"
                      r"|to\s+execute(?:\s+the\s+(?:task|following))?[:：]\s*", re.I)
-TIME_SENTENCE = re.compile(
-    r"(?:(?:Expect|Allow|Set)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)(?:\s+using\s+the\s+redis\s+prompt)?(?:\s+of\b|:|(?=\s+\d))"
-    r"|(?:Timeout|Time\s+limit):)\s+(?P<value>(?:[^.,;\n]|[.,]\d|,(?!\s*(?:and\s+)?evaluate\b)|\n(?=[ \t]{0,40}(?:\(|(?:sec|min|hour)))){1,200}?)"
-    r"(?:\.(?=\s|$|[^\x00-\x7f])|(?=\n(?![ \t]{0,40}(?:\(|sec|min|hour))|$|;|[,\s]\s{0,20}(?:and\s{1,20})?evaluate\b))", re.I)
-CRITERIA_SENTENCE = re.compile(rf"(?:and\s+)?Evaluate\s+{OF}{WORK}\s+based\s+on\b\s*[:：]?\s*|(?:Success|Acceptance)\s+criteria\s*[:：]\s*", re.I)
-RETRY_SENTENCE = re.compile(rf"{FAILS}(?P<value>(?:re)?try\s+(?:it\s+|again\s+)*with\b)|{FAILS}|Retry\s+if\s+{OF}{WORK}\s+fails?\b"
-                            r"|Retry\s+strategy[:：]\s*(?P<rest>)", re.I)
+SENTENCES = {
+    "timeout": re.compile(
+        r"(?:(?:Expect|Allow|Set)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)(?:\s+using\s+the\s+redis\s+prompt)?"
+        r"(?:\s+of\b|:|(?=\s+\d))|(?:Timeout|Time\s+limit):)\s+"
+        rf"(?P<value>(?:[^.,;\n]|[.,]\d|(?!{AND_EVALUATE}),|{UNIT_ON_NEXT_LINE}){{1,200}}?)"
+        rf"(?:\.(?=\s|$|[^\x00-\x7f])|(?=(?!{UNIT_ON_NEXT_LINE})\n|$|;|{AND_EVALUATE}))", re.I),
+    "criteria": re.compile(
+        rf"(?:and\s+)?Evaluate\s+{OF}{WORK}\s+based\s+on\b\s*[:：]?\s*|(?:Success|Acceptance)\s+criteria\s*[:：]\s*", re.I),
+    "retry": re.compile(
+        rf"{FAILS}(?P<value>(?:re)?try\s+(?:it\s+|again\s+)*with\b)|{FAILS}|Retry\s+if\s+{OF}{WORK}\s+fails?\b"
+        r"|Retry\s+strategy[:：]\s*(?P<rest>)", re.I),
+}
 LIST_START = re.compile(r"\(?(?:1|a(?=\)))[.)）．、]|[-*•]\s")
-SENTENCE_ENDS = frozenset(".!?:;,)]>\"'`”’»*。！？…」）")
 
 
 class Sentence(NamedTuple):
@@ -592,17 +609,23 @@ def mark_sentences(lines: Sequence[Line], warnings: List[str]) -> List[Line]:
     stop = next((start for line, start in zip(lines, starts) if line.kind == "heading" and start > first), len(text))
     if any(sentence.start > stop for sentence in found):   # in a section that belongs to no task
         found, passed = find_sentences(text[:stop], labels)
-    for name, at in passed:
-        words = shorten(text[at:at + 50], 40)
-        warnings.append(f"line {lines[bisect_right(starts, at) - 1].number}: {words!r} is taken as a part of the task, not as its {name}")
-    marked: List[Line] = list(cut_lines(lines, starts, 0, found[0].start if found else len(text) + 1))
+    for sentence in passed:
+        words = shorten(text[sentence.start:sentence.start + 50], 40)
+        number = lines[bisect_right(starts, sentence.start) - 1].number
+        warnings.append(f"line {number}: {words!r} is taken as a part of the task, not as its {sentence.name}")
+    marked = cut_lines(lines, starts, 0, found[0].start if found else len(text) + 1)
     for sentence, following in zip(found, [sentence.start for sentence in found[1:]] + [len(text) + 1]):
-        first, *rest = cut_lines(lines, starts, sentence.value, sentence.end or following) or [None]
-        row = lines[bisect_right(starts, sentence.start) - 1]
-        value = " ".join(part.text.strip() for part in [first, *rest][:None if sentence.end else 1] if part)
-        marked.append(Line(first.number if first else row.number, value, "label", sentence.name, value, 0, "sentence", "", sentence.end is not None))
-        marked += cut_lines(lines, starts, sentence.end, following) if sentence.end else rest
+        marked += label_lines(lines, starts, sentence, following)
     return marked
+
+
+def label_lines(lines: Sequence[Line], starts: Sequence[int], sentence: Sentence, following: int) -> List[Line]:
+    """A sentence as a label with its value, and the lines behind it up to the following one."""
+    parts = cut_lines(lines, starts, sentence.value, sentence.end or following)
+    row = parts[0] if parts else lines[bisect_right(starts, sentence.start) - 1]
+    value = " ".join(part.text.strip() for part in (parts if sentence.end else parts[:1]))
+    label = Line(row.number, value, "label", sentence.name, value, 0, "sentence", "", sentence.end is not None)
+    return [label] + (cut_lines(lines, starts, sentence.end, following) if sentence.end else parts[1:])
 
 
 def cut_lines(lines: Sequence[Line], starts: Sequence[int], begin: int, end: int) -> List[Line]:
@@ -620,51 +643,53 @@ def cut_lines(lines: Sequence[Line], starts: Sequence[int], begin: int, end: int
     return cut
 
 
-def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence], List[Tuple[str, int]]]:
-    """The sentences of a text that stand for labels other than `labels`, in order, and others that read like one. A retry
-    sentence counts behind or just before the others only, since "If the task fails" may be part of the task's own words."""
+def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence], List[Sentence]]:
+    """The sentences of a text (its code masked by NUL) that stand for labels other than `labels`, in order; and those that
+    read like one, but are the task's own words. `labels` tells where each begins."""
     masked = mask_quoted(text)
-    found: List[Sentence] = []
-    lead = next((match for match in LEAD_IN.finditer(text) if begins_sentence(text, match.start())), None) if "task" not in labels else None
-    if lead:
-        found.append(Sentence("task", lead.start(), lead.end()))
-    matches = {name: [match for match in pattern.finditer(masked, lead.end() if lead else 0) if begins_sentence(masked, match.start())]
-               for name, pattern in (("criteria", CRITERIA_SENTENCE), ("timeout", TIME_SENTENCE), ("retry", RETRY_SENTENCE))
-               if name not in labels}
-    ends = {masked.find(words, time.end()) for time in matches.get("timeout", []) for words in [masked[time.end():time.end() + 20].strip(" ,\n")[:4]] if words}
-    listed = [match for match in matches.get("criteria", []) if LIST_START.match(masked, match.end())]
-    criteria = [match for match in matches.get("criteria", []) if match in listed or not match[0].lower().startswith("and") or match.start() in ends]
-    chosen = (listed or criteria[-1:])[:1]
-    found += [Sentence("criteria", match.start(), match.end()) for match in chosen]
-    checked = min([match.start() for match in chosen] + [at for name, at in labels.items() if name == "criteria"], default=len(text))
-    times = choose_time(matches.get("timeout", []), checked)
-    found += [Sentence("timeout", match.start(), match.start("value"), match.end()) for match in times]
-    others = sorted([sentence.start for sentence in found if sentence.name != "task"] + [at for name, at in labels.items() if name in ("criteria", "timeout")])
-    again = choose_retry(matches.get("retry", []), masked, others, checked, lead is not None)
-    found += [Sentence("retry", match.start(), retry_value(match)) for match in again]
-    passed = [("criteria", match.start()) for match in criteria if match not in chosen and match.start() < checked]
-    passed += [("timeout", match.start()) for match in matches.get("timeout", []) if match not in times and match.start() < checked]
-    passed += [("retry strategy", match.start()) for match in matches.get("retry", []) if not again and "try" in match[0].lower()]
+    leads = (match for match in LEAD_IN.finditer(text) if begins_sentence(text, match.start()))
+    lead = next(leads, None) if "task" not in labels else None
+    said = {name: [match for match in pattern.finditer(masked, lead.end() if lead else 0) if begins_sentence(masked, match.start())]
+            if name not in labels else [] for name, pattern in SENTENCES.items()}
+    criteria = choose_criteria(said["criteria"], masked, said["timeout"])
+    checked = criteria.start() if criteria else labels.get("criteria", len(text))
+    time = choose_time(said["timeout"], checked)
+    others = [match.start() for match in (criteria, time) if match] + [labels[name] for name in ("criteria", "timeout") if name in labels]
+    again = choose_retry(said["retry"], masked, min(others, default=None), checked, lead is not None)
+    found = [Sentence("task", lead.start(), lead.end())] if lead else []
+    found += [Sentence("criteria", criteria.start(), criteria.end())] if criteria else []
+    found += [Sentence("timeout", time.start(), time.start("value"), time.end())] if time else []
+    found += [Sentence("retry", again.start(), value_of_retry(again))] if again else []
+    passed = [Sentence("criteria", match.start(), 0) for match in said["criteria"] if match is not criteria and match.start() < checked]
+    passed += [Sentence("timeout", match.start(), 0) for match in said["timeout"] if match is not time and match.start() < checked]
+    passed += [Sentence("retry strategy", match.start(), 0) for match in said["retry"] if not again and "try" in match[0].lower()]
     return sorted(found, key=lambda sentence: sentence.start), passed
 
 
 def begins_sentence(text: str, at: int) -> bool:
-    """Whether a sentence can begin here: behind the end of another, or at a line's start with a capital."""
+    """Whether a sentence can begin here: behind the end of another, at a line's start with a capital, or with "and"."""
     before = at
-    while before and text[before - 1] in " \t\u00a0":
+    while before and text[before - 1] in " \t\xa0":
         before -= 1
-    if not before or text[before - 1] in "\0。！？":
-        return True
-    if text[before - 1] != "\n":
-        return (before < at and text[before - 1] in SENTENCE_ENDS - set(",:;")) or text.startswith("and ", at)
+    last = text[before - 1] if before else "\0"
+    if last != "\n":
+        return last in "\0。！？" or before < at and last in ".!?)]>\"'`”’»*…」）" or text.startswith("and ", at)
     if text[at].isupper():
         return True
     while before and text[before - 1].isspace():
         before -= 1
-    return not before or text[before - 1] in SENTENCE_ENDS or "\n\n" in text[before:at]
+    return not before or text[before - 1] in "\0.!?:;,)]>\"'`”’»*…。！？」）" or "\n\n" in text[before:at]
 
 
-def choose_time(matches: Sequence[Any], checked: int) -> Sequence[Any]:
+def choose_criteria(matches: Sequence[Any], text: str, times: Sequence[Any]) -> Any:
+    """The first sentence that a list follows, else the last; one that begins with "and" has to stand behind a time."""
+    listed = [match for match in matches if LIST_START.match(text, match.end())]
+    behind = {re.compile(r"[ ,\n]{0,20}").match(text, time.end()).end() for time in times}
+    others = [match for match in matches if not match[0].lower().startswith("and") or match.start() in behind]
+    return (listed[:1] or others[-1:] or [None])[0]
+
+
+def choose_time(matches: Sequence[Any], checked: int) -> Any:
     """The last sentence before the criteria (or the first behind them) that names a time; without any, the last that names none."""
     def names_time(match: Any) -> bool:
         try:
@@ -675,22 +700,24 @@ def choose_time(matches: Sequence[Any], checked: int) -> Sequence[Any]:
     times = [match for match in matches if names_time(match)]
     before = [match for match in times if match.start() < checked]
     unclear = [match for match in matches if not DURATION.match(match["value"])]
-    return (before[-1:] or times or unclear[-1:])[:1]
+    return (before[-1:] or times[:1] or unclear[-1:] or [None])[0]
 
 
-def choose_retry(matches: Sequence[Any], text: str, others: Sequence[int], checked: int, lead: bool) -> Sequence[Any]:
-    """The first retry sentence behind the last criterion; else one that says "retry" just before the other sentences."""
-    if not others:
-        return matches[-1:] if lead else []
-    behind = [match for match in matches if match.start() > others[0]]
+def choose_retry(matches: Sequence[Any], text: str, other: Optional[int], checked: int, lead: bool) -> Any:
+    """The first retry sentence behind the last criterion; else one that says "retry" just before the other sentences, since
+    "If the task fails" may be part of the task's own words."""
+    if other is None:
+        return matches[-1] if matches and lead else None
+    behind = [match for match in matches if match.start() > other]
     if behind:
-        numbers = [match.start() for match in NUMBER.finditer(text, checked, behind[-1].start())]
-        return [match for match in behind if not numbers or match.start() > numbers[-1]][:1]
-    before = [match for match in matches if "try" in match[0].lower() and match.start() < others[0]][-1:]
-    return [match for match in before if not re.search(r"[.!?]\s+(?=\S)", text[match.end():others[0]].rstrip()) and "\n\n" not in text[match.end():others[0]]]
+        numbers = [0] + [match.start() for match in NUMBER.finditer(text, checked, behind[-1].start())]
+        return next(match for match in behind if match.start() > numbers[-1])
+    before = [match for match in matches if "try" in match[0].lower()][-1:]
+    between = text[before[0].end():other].rstrip() if before else ""
+    return before[0] if before and not re.search(r"[.!?]\s|\n\n", between) else None
 
 
-def retry_value(match: Any) -> int:
+def value_of_retry(match: Any) -> int:
     return next((match.start(name) for name in ("value", "rest") if match[name] is not None), match.start())
 
 
@@ -788,10 +815,10 @@ def split_numbered(text: str) -> List[str]:
 
 def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     """The criteria of a value: a list of lines, a numbered list within a line, or one for each line (or `;`)."""
-    level = min((line.level for line in entry.lines[1:] if line.kind == "item"), default=0)
-    first = [line._replace(kind="item", value=line.text[marker.end():], name=marker[1] or "", level=level)
-             for line in entry.lines[:1] for marker in [MARKER.match(line.text)] if marker]
-    lines = until_closing_text(first + list(entry.lines[len(first):]), warnings)
+    first, rest = classify_line(entry.line, entry.lines[0].text), entry.lines[1:]
+    if first.kind == "item":   # beside the label
+        first = first._replace(level=min((line.level for line in rest if line.kind == "item"), default=0))
+    lines = until_closing_text([first, *rest], warnings)
     items = [line for line in lines if line.kind == "item"]
     inline = split_numbered(" ".join(line.text.strip() for line in lines))
     if len(inline) > len(items) and not is_counted(items):
@@ -801,9 +828,10 @@ def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     else:
         found, in_sentence = unlisted_items(lines), True
         if len(found) == 1 and len(re.findall(r",\s(?!and|or|but|which|that|so|if|when)", mask_quoted(found[0]))) > 1:
-            warnings.append(f"line {entry.line}: {shorten(found[0], 40)!r} is one criterion; if it is several, number them: 1) …, 2) …")
-    found = [without_full_stop(item) if in_sentence else item.strip() for item in found]
-    return [item for item in (re.sub(r"(?:\s*[,;；、，]|\s*[,;]\s*and|(?<=\w) and)$", "", item) if in_sentence else item for item in found) if item]
+            warnings.append(f"line {entry.line}: {shorten(found[0], 40)!r} is one criterion; if it means several, number them: 1) …, 2) …")
+    if in_sentence:
+        found = [re.sub(r"(?:[,;；、，]|\band)+\s*(?:and)?$", "", without_full_stop(item)) for item in found]
+    return [item.strip() for item in found if item.strip()]
 
 
 def unlisted_items(lines: Sequence[Line]) -> List[str]:
@@ -876,11 +904,25 @@ def parse_spec(text: str, file: str = "spec") -> Spec:
     for task in tasks:
         if not task.criteria:
             warnings.append(f"line {task.line}: task {task.number} has no success criteria: nothing will be checked")
-    return Spec(file, text, tuple(tasks), tuple(sorted(warnings, key=warned_line)))
+    return Spec(file, text, tuple(tasks), tuple(sorted(warnings, key=warned_line)), tuple(find_outside(text, blocks, common)))
 
 
 def warned_line(warning: str) -> int:
     return int(warning[5:warning.index(":")])
+
+
+def find_outside(text: str, blocks: Sequence[Block], common: Sequence[Field]) -> Iterator[Tuple[int, int]]:
+    """The first and last line of all that says something, but belongs to no task."""
+    inside = {line.number for part in (*blocks, *common) for line in part.lines} | {block.line for block in blocks}
+    first = last = 0
+    for number, row in enumerate(text.split("\n"), 1):
+        if number in inside and first:
+            yield first, last
+            first = 0
+        elif number not in inside and re.search(r"[^\W_]", row):
+            first, last = first or number, number
+    if first:
+        yield first, last
 
 
 def read_preamble(lines: Sequence[Line], file: str, warnings: List[str]) -> List[Field]:
@@ -892,41 +934,47 @@ def read_preamble(lines: Sequence[Line], file: str, warnings: List[str]) -> List
     _, fields = split_fields(told, [])
     for entry in fields:
         if entry.name in ("criteria", "retry"):
-            warnings.append(f"line {entry.line}: the {'criteria' if entry.name == 'criteria' else 'retry strategy'} before the first task belong to none")
-    common = [entry._replace(lines=entry.lines[:1] if entry.lines[0].text else entry.lines) for entry in fields if entry.name in FILE_WIDE]
+            warnings.append(f"line {entry.line}: what stands here before the first task ({entry.name}) belongs to none and is left out")
+    common = [entry._replace(lines=entry.lines[:1] if entry.lines[0].text else entry.lines)
+              for entry in fields if entry.name in FILE_WIDE]
     refuse_second(common, file)
     return common
 
 
 def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line], List[Field]]:
-    """The description, and the known labels with their lines; unknown ones go with a warning."""
-    labels = [line for line in lines if line.kind == "label"]
-    outer = {line.dress: line.level for line in sorted(labels, key=lambda line: -line.level)}   # nested deeper, it is content
-    capital, task = any(is_capital(line.text) for line in labels), any(line.name == "task" for line in labels)
+    """The description, and the known labels with their lines; what belongs to neither goes with a warning."""
+    style = label_style(lines)
     description: List[Line] = []
     fields: List[Tuple[Line, List[Line]]] = []
-    target, label, blank = description, None, False
+    target, label, blank = description, None, False   # where lines go, the label above, whether a blank line is between
     for line in lines:
         if line.kind == "label" and not (label and is_item_of(line, label, target)):
-            value = [line._replace(kind="text", text=line.value, level=0)]
-            fields.append((line, value))
-            target, label = (target, label) if line.ends else (value, line)
-        elif line.kind == "heading" and label and ends_value(line, label):
-            warnings.append(f"line {line.number}: the section {shorten(line.name, 40)!r} belongs to no task and is left out")
-            target = []
-        elif label and label.dress == "sentence" and label.name != "task" and blank and target and line.kind == "text" and not line.level and target is fields[-1][1] and target[0].text:
-            warnings.append(f"line {line.number}: {shorten(line.text, 40)!r} stands behind the task and is left out")
-            target = []
-        elif (line.unknown and outer.get(line.dress) == line.level and (label or task) and is_capital(line.unknown) == capital
-              and not is_content(line, label, target)):
-            warnings.append(f"line {line.number}: the label {line.unknown!r} is unknown; it and its value are left out")
-            target = []
+            fields.append((line, [line._replace(kind="text", text=line.value, level=0)]))
+            target, label = (target, label) if line.ends else (fields[-1][1], line)
         else:
-            if blank and label and label.value and label.name in FILE_WIDE and fields[-1][1] is target:
-                target = description   # a setting is one line: what follows behind a blank line is the task's
-            target.append(line if line.kind != "label" else line._replace(kind="item", value=line.text.strip()[1:].lstrip(".) \t")))
+            if blank and label and label.name in FILE_WIDE and target and target[0].text == label.value != "":
+                target = description   # a setting is one line: what stands behind a blank line is the task's
+            reason = reason_to_leave_out(line, label, target, blank, style)
+            if reason:
+                warnings.append(f"line {line.number}: {reason}")
+                target = []
+            else:
+                target.append(line if line.kind != "label" else line._replace(kind="item", value=line.text.strip()[1:].lstrip(".) \t")))
         blank = line.kind == "blank"
     return description, [Field(label.name, label.number, tuple(value), label.dress == "sentence") for label, value in fields]
+
+
+class LabelStyle(NamedTuple):
+    """How a body writes its labels, by which one that is not known can be told from text."""
+    levels: Mapping[str, int]         # of each dress; nested deeper, it is content
+    capital: bool
+    task: bool                        # one is "Task:", so what stands before it is no description
+
+
+def label_style(lines: Sequence[Line]) -> LabelStyle:
+    labels = [line for line in lines if line.kind == "label"]
+    levels = {line.dress: line.level for line in sorted(labels, key=lambda line: -line.level)}
+    return LabelStyle(levels, any(is_capital(line.text) for line in labels), any(line.name == "task" for line in labels))
 
 
 def is_capital(words: str) -> bool:
@@ -937,14 +985,23 @@ def is_item_of(line: Line, label: Line, value: Sequence[Line]) -> bool:
     """Whether what looks like a label is an item in the value of the label above: "- Timeout: is honoured" among criteria."""
     if line.dress[:1] in ("", "h", "_") or line.dress.startswith("**") or label.name not in ("criteria", "task"):
         return False
-    items = [item for item in value if item.kind == "item"][-1:]
-    deeper = line.level > label.level and label.dress[:1] == line.dress[:1]
-    return deeper or any((item.dress[:1], item.level) == (line.dress[:1], line.level) != (label.dress[:1], label.level) for item in items)
+    items = [(item.dress[:1], item.level) for item in value if item.kind == "item"][-1:]
+    own, above = (line.dress[:1], line.level), (label.dress[:1], label.level)
+    return own[0] == above[0] and own[1] > above[1] or own in items and own != above
 
 
-def ends_value(heading: Line, label: Line) -> bool:
-    """Whether a heading begins a section that is no part of the value above it."""
-    return heading.level <= label.level if label.dress == "heading" else label.name != "task"
+def reason_to_leave_out(line: Line, label: Optional[Line], value: Sequence[Line], blank: bool, style: LabelStyle) -> str:
+    """Why a line and those below it belong to no value, if so; `label` and `value` are what stands above it."""
+    words = shorten(line.text, 40)
+    if line.kind == "heading":   # inside a section of the label's it is content
+        ends = label and (line.level <= label.level if label.dress == "heading" else label.name != "task")
+        return f"the section {words!r} belongs to no task and is left out" if ends else ""
+    if label and label.dress == "sentence" and label.name != "task" and blank and line.kind == "text" and not line.level:
+        return f"{words!r} stands behind the task and is left out" if value and value[0].text == label.value != "" else ""
+    unknown = line.unknown and style.levels.get(line.dress) == line.level and is_capital(line.unknown) == style.capital
+    if unknown and (label or style.task) and not is_content(line, label, value):
+        return f"the label {line.unknown!r} is unknown; it and its value are left out"
+    return ""
 
 
 def is_content(line: Line, label: Optional[Line], value: Sequence[Line]) -> bool:
@@ -969,7 +1026,7 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
         warnings.append(f"line {block.line}: the title of the task is taken as its text")
         fields.insert(0, Field("task", block.line, (Line(block.line, block.title, "text"),)))
     refuse_second(fields, file)
-    settings: Dict[str, Any] = {}
+    settings: Dict[str, Any] = {"lines": {entry.name: entry.line for entry in [*common, *fields]}}
     for entry in [*common, *fields]:
         read_field(entry, file, settings, warnings)
     if not settings.get("prompt"):
@@ -1012,8 +1069,6 @@ def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List
         settings["tools"] = tuple(required(split_tools(text), entry, file, "tool names such as 'Write, Bash'"))
     elif text:
         settings[entry.name] = read_value(entry, text, file)
-        if entry.name == "directory":
-            settings["directory_line"] = entry.line
     elif entry.name != "timeout":
         raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} without a value", VALUE_FORMS[entry.name][1])
 
@@ -3079,7 +3134,7 @@ def check_spec(spec: Spec, options: Options) -> str:
     for task in spec.tasks:
         if not os.path.isdir(task_directory(task, directory)):
             expected = f"a folder that exists, relative to {directory}"
-            raise SpecError(spec.file, task.directory_line, f"directory {task.directory!r}", expected)
+            raise SpecError(spec.file, task.lines["directory"], f"directory {task.directory!r}", expected)
     numbers = [task.number for task in spec.tasks]
     for number in options.tasks:
         if number not in numbers:
