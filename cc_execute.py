@@ -361,13 +361,14 @@ FILE_WIDE = ("timeout", "tools", "directory", "model", "max_turns", "budget")
 FENCE = re.compile(r"\s*(`{3,}|~{3,})([^`]*)$")
 HEADING = re.compile(r" {0,3}(#{1,6})(?=\s|$)")
 UNDERLINE = re.compile(r" {0,3}(=+|-{3,})\s*$")
-TASK_WORDS = re.compile(r"Task\s{1,4}#?(\d{1,6})\s{0,4}(?:$|[:：.)–—-](?!\d)\s*)", re.I)
-BOLD_TASK = re.compile(r"(?:[-*+]\s{1,4})?(\*\*|__)(Task\s{1,4}#?\d{1,6})\s{0,4}(?:\1\s{0,4}(?:[:：.–—-]|$)|[:：.–—-])\s*", re.I)
-PLAIN_TASK = re.compile(r"Task\s{1,4}#?\d{1,6}\s{0,4}[:：]", re.I)
+EMOJI = r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?"
+COUNTED = r"Task\s{1,4}#?\d{1,6}(?:\s{0,2}(?:/|of)\s{0,2}\d{1,6})?\s{0,4}(?:\([^()]{1,60}\)\s{0,4})?"   # "Task 2 of 3 (optional)"
+TASK_WORDS = re.compile(rf"(?:\[[ xX]\]\s+)?{EMOJI}{COUNTED}(?:$|[:：.)–—-](?!\d)\s*)", re.I)
+BOLD_TASK = re.compile(rf"(?:(?:[-*+]|\d{{1,3}}[.)])\s{{1,4}})?(\*\*|__)({COUNTED})(?:\1\s{{0,4}}(?:[:：.–—-]|$)|[:：.–—-]\s{{0,2}}(?:\1)?)\s*", re.I)
+PLAIN_TASK = re.compile(rf"{COUNTED}[:：]", re.I)
 TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|\[|<|\{)")
-MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.)](?=\s|$)|[）．、]))\s*")
-LABEL = re.compile(r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?"   # an emoji
-                   r"(?P<bold>\*\*|__)?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
+MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.):](?=\s|$)|[）．、]))\s*")
+LABEL = re.compile(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
                    r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}[:：])|[:：])(?P<apart>\s+|(?<=：)|$)?")
 RULE = re.compile(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
@@ -430,7 +431,7 @@ def classify_line(number: int, row: str) -> Line:
         return Line(number, row, "heading", words, "", 1)
     if heading:
         return classify_heading(number, row, len(heading[1]), row[heading.end():].strip())
-    if words[0] in "*_-+Tt":
+    if words[0] in "*_-+Tt0123456789":
         bold = BOLD_TASK.match(words)
         if bold:
             title = words[bold.end():]
@@ -447,7 +448,7 @@ def classify_heading(number: int, row: str, level: int, words: str) -> Line:
     words = words if level > 6 else words.replace("**", "")
     task = TASK_WORDS.match(words)
     if task:
-        return Line(number, row, "task", words[task.end():].strip(), task[1], level)
+        return Line(number, row, "task", words[task.end():].strip(), re.search(r"\d+", task[0])[0], level)
     label = classify_words(number, row, words if ":" in words or "：" in words else words + ":")
     if label.kind == "label":
         return label._replace(level=level, dress="heading")
@@ -466,7 +467,8 @@ def classify_words(number: int, row: str, words: str) -> Line:
         name = " ".join(re.split(r"[\s_-]+", label["name"].lower()))
         if name in LABELS:
             return Line(number, row, "label", LABELS[name], label_value(label, body), indent, dress)
-    unknown = label["name"] if label and label["apart"] is not None and len(label["name"].split()) < 5 else ""
+    unknown = label["name"] if label and label["apart"] is not None and not re.search(r"\d", label["name"]) else ""
+    unknown = unknown if len(unknown.split()) < (5 if dress else 4) else ""
     if marker:
         return Line(number, row, "item", marker[1] or "", body, indent, dress, unknown)
     return Line(number, row, "text", "", body, indent, dress, unknown)
@@ -481,6 +483,7 @@ def label_value(label: Any, words: str) -> str:
 
 def split_blocks(lines: Sequence[Line], warnings: List[str]) -> Tuple[Sequence[Line], List[Block]]:
     """The lines before the first task, and a block for each task. Sections of other headings belong to none."""
+    lines = lines if any(line.kind == "task" for line in lines) else mark_listed_tasks(lines)
     forms = {max(6, line.level) for line in lines if line.kind == "task"}
     if not forms:
         front = front_matter(lines)
@@ -493,10 +496,24 @@ def split_blocks(lines: Sequence[Line], warnings: List[str]) -> Tuple[Sequence[L
         body = [line if line.kind != "task" else unmade_task(line, warnings) for line in lines[start + 1:end]]
         stop = next((at for at, line in enumerate(body) if line.kind == "heading" and line.level <= head.level), len(body))
         block = Block(int(head.value), head.name or None, head.number, without_rules(body[:stop]))
-        if LEAD_IN.match(head.name):   # "**Task 1**: Use your x.md to execute the task: …" has no title
-            block = block._replace(title=None, lines=[Line(head.number, head.name, "text", "", head.name), *block.lines])
+        if head.level == 9 or LEAD_IN.match(head.name):   # "**Task 1**: Use your x.md to execute the task: …" has no title
+            block = block._replace(title=None, lines=[classify_line(head.number, head.name), *block.lines])
         blocks.append(block)
     return lines[:starts[0]], cut_common_criteria(blocks, lines[starts[0]].level, warnings)
+
+
+def mark_listed_tasks(lines: Sequence[Line]) -> Sequence[Line]:
+    """The lines, with the items of a numbered list made tasks if each is one: "1. Use your x.md to execute the task: …", or
+    two and more "1. Task: …"."""
+    listed = [line for line in lines if line.dress[:1] == "1" and (LEAD_IN.match(line.value) if line.kind == "item" else line.name == "task")]
+    if len(listed) < 2 or len({line.level for line in listed}) > 1:
+        return lines
+    heads = {}
+    for line in listed:
+        words = line.text.strip()
+        marker = MARKER.match(words)
+        heads[line.number] = Line(line.number, line.text, "task", words[marker.end():], marker[1] if marker[1].isdecimal() else "1", 9)
+    return [heads.get(line.number, line) for line in lines]
 
 
 def unmade_task(line: Line, warnings: List[str]) -> Line:
@@ -568,11 +585,11 @@ def unwrap_fence(lines: Sequence[Line], warnings: List[str]) -> Sequence[Line]:
 
 OF = r"(?:of\s+(?:the\s+)?|the\s+|your\s+|its\s+|all\s+)?"
 WORK = r"(?:response|results?|outputs?|task|outcome|work|success|it)"
-FAILS = rf"If\s+(?:(?:the|this|any)\s+)?{WORK}\s+(?:fails?|is\s+not\s+met)\b,?\s+"
+FAILS = rf"(?:If\s+(?:(?:(?:the|this|any)\s+)?{WORK}|this)\s+(?:fails?|is\s+not\s+met)\b|On\s+failure\b)[,:]?\s+"
 AND_EVALUATE = r"[,\s]\s{0,20}(?:and\s{1,20})?evaluate\b"
 UNIT_ON_NEXT_LINE = r"\n(?=[ \t]{0,40}(?:\(|sec|min|hour))"
 LEAD_IN = re.compile(r"(?:Please\s+)?(?:Use|Using)\s+(?:your\s+|the\s+|my\s+)?\S{1,200}\.md\b[^:：.]{0,60}[:：]\s*"
-                     r"|to\s+execute(?:\s+the\s+(?:task|following))?[:：]\s*", re.I)
+                     r"|(?:to\s+)?execute\s+the\s+(?:task|following)[:：]\s*|to\s+execute[:：]\s*", re.I)
 SENTENCES = {
     "timeout": re.compile(
         r"(?:(?:Expect|Allow|Set)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)(?:\s+using\s+the\s+redis\s+prompt)?"
@@ -580,9 +597,11 @@ SENTENCES = {
         rf"(?P<value>(?:[^.,;\n]|[.,]\d|(?!{AND_EVALUATE}),|{UNIT_ON_NEXT_LINE}){{1,200}}?)"
         rf"(?:\.(?=\s|$|[^\x00-\x7f])|(?=(?!{UNIT_ON_NEXT_LINE})\n|$|;|{AND_EVALUATE}))", re.I),
     "criteria": re.compile(
-        rf"(?:and\s+)?Evaluate\s+{OF}{WORK}\s+based\s+on\b\s*[:：]?\s*|(?:Success|Acceptance)\s+criteria\s*[:：]\s*", re.I),
+        rf"(?:and\s+)?Evaluate\s+{OF}{WORK}\s+based\s+on\b(?:\s+(?:the\s+)?(?:following|these)(?:\s+criteria)?(?=\s*[:：]))?\s*[:：]?\s*"
+        r"|(?:Success|Acceptance)\s+criteria\s*[:：]\s*", re.I),
     "retry": re.compile(
-        rf"{FAILS}(?P<value>(?:re)?try\s+(?:it\s+|again\s+)*with\b)|{FAILS}|Retry\s+if\s+{OF}{WORK}\s+fails?\b"
+        rf"{FAILS}(?P<value>(?:re)?try\s+(?:it\s+|again\s+)*with\b)|{FAILS}"
+        rf"|Retry\s+(?:with\b(?:[^.\n]|\.\w|\n\S){{1,200}}?\s)?if\s+{OF}{WORK}\s+fails?\b"
         r"|Retry\s+strategy[:：]\s*(?P<rest>)", re.I),
 }
 LIST_START = re.compile(r"\(?(?:1|a(?=\)))[.)）．、]|[-*•]\s")
@@ -660,7 +679,8 @@ def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence]
     found += [Sentence("criteria", criteria.start(), criteria.end())] if criteria else []
     found += [Sentence("timeout", time.start(), time.start("value"), time.end())] if time else []
     found += [Sentence("retry", again.start(), value_of_retry(again))] if again else []
-    passed = [Sentence("criteria", match.start(), 0) for match in said["criteria"] if match is not criteria and match.start() < checked]
+    passed = [Sentence("criteria", match.start(), 0) for match in said["criteria"]
+              if match is not criteria and match.start() < checked and match[0][:3].lower() != "and"]
     passed += [Sentence("timeout", match.start(), 0) for match in said["timeout"] if match is not time and match.start() < checked]
     passed += [Sentence("retry strategy", match.start(), 0) for match in said["retry"] if not again and "try" in match[0].lower()]
     return sorted(found, key=lambda sentence: sentence.start), passed
@@ -733,7 +753,7 @@ ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|es
 def parse_duration(text: str) -> Optional[float]:
     """Seconds; None for "estimate it". ValueError for anything that is no time limit or not positive."""
     words = re.sub(r"\([^)]*\)", "", text[:400]).strip(" \t\n\u00a0`*\"'“”").rstrip(".。").strip()
-    words = re.sub(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*", "", words, flags=re.I)
+    words = re.sub(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*|\s+(?:max(?:imum)?|at most|or less)$", "", words, flags=re.I)
     if not words or ESTIMATE_WORDS.fullmatch(words):
         return None
     if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", words):
@@ -937,7 +957,7 @@ def read_preamble(lines: Sequence[Line], file: str, warnings: List[str]) -> List
             warnings.append(f"line {entry.line}: what stands here before the first task ({entry.name}) belongs to none and is left out")
     common = [entry._replace(lines=entry.lines[:1] if entry.lines[0].text else entry.lines)
               for entry in fields if entry.name in FILE_WIDE]
-    refuse_second(common, file)
+    refuse_second(common, (), file)
     return common
 
 
@@ -1004,13 +1024,16 @@ def reason_to_leave_out(line: Line, label: Optional[Line], value: Sequence[Line]
     return ""
 
 
+PART_OF_TASK = re.compile(r"(?:notes?|examples?|requirements?|inputs?|outputs?|steps?|details|format|constraints?|important|warning|hint)", re.I)
+
+
 def is_content(line: Line, label: Optional[Line], value: Sequence[Line]) -> bool:
     """Whether an unknown label is a part of the value above: announced by a colon, or the first of a list of criteria, or
     words of the task that are no name."""
     if not label or label.name not in ("criteria", "task"):
         return False
     above = next((other.text.rstrip() for other in reversed(value) if other.text.strip()), "")
-    name = line.unknown.istitle() or " " not in line.unknown or line.dress
+    name = (line.unknown.istitle() or " " not in line.unknown or line.dress) and not PART_OF_TASK.fullmatch(line.unknown)
     return above.endswith((":", "：")) or (not above if label.name == "criteria" else not name)
 
 
@@ -1025,10 +1048,13 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
     elif block.title and fields:
         warnings.append(f"line {block.line}: the title of the task is taken as its text")
         fields.insert(0, Field("task", block.line, (Line(block.line, block.title, "text"),)))
-    refuse_second(fields, file)
+    refuse_second(fields, lines, file)
     settings: Dict[str, Any] = {"lines": {entry.name: entry.line for entry in [*common, *fields]}}
     for entry in [*common, *fields]:
         read_field(entry, file, settings, warnings)
+    fenced = next((line for line in lines if line.kind == "code" and "criteria" not in settings and classify_line(1, line.text).name == "criteria"), None)
+    if fenced:
+        warnings.append(f"line {fenced.number}: the labels in the code fence are a part of the task's text and count for nothing else")
     if not settings.get("prompt"):
         found = f"task {block.number} without text" if block.number is not None else "no task"
         raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
@@ -1045,13 +1071,17 @@ def warn_of_text(lines: Sequence[Line], told: Sequence[Line], headed: bool, warn
         warnings.append(f"line {beside[0].number}: {shorten(beside[0].text, 40)!r} is not part of the task and is left out")
 
 
-def refuse_second(fields: Sequence[Field], file: str) -> None:
+def refuse_second(fields: Sequence[Field], lines: Sequence[Line], file: str) -> None:
     """Two values for one label: most likely two tasks without a heading between them, and none may be lost."""
     for at, entry in enumerate(fields):
         if entry.name in [earlier.name for earlier in fields[:at]]:
             words = entry.name.replace("_", " ")
             expected = f"one {words}, or a heading such as '## Task 2: …' above each task"
             raise SpecError(file, entry.line, f"a second {words} in one task", expected)
+    checked = min((entry.line for entry in fields if entry.name in ("criteria", "retry")), default=0)
+    for line in lines:
+        if line.number > checked > 0 and line.kind == "text" and LEAD_IN.match(line.text.strip()):
+            raise SpecError(file, line.number, "a second task in one task", "a heading such as '## Task 2: …' above each task")
 
 
 def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List[str]) -> None:
@@ -1061,16 +1091,19 @@ def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List
         lead = LEAD_IN.match(text)
         settings["prompt"] = text[lead.end():] if lead else text
     elif entry.name == "criteria":
-        items = split_criteria(entry, warnings)
-        settings["criteria"] = tuple(required(items, entry, file, "a list such as '1. File config.py exists'"))
+        if not NONE.fullmatch(text):
+            settings["criteria"] = tuple(required(split_criteria(entry, warnings), entry, file, "a list such as '1. File config.py exists'"))
     elif entry.name == "retry":
-        settings["retry_strategy"] = text or None
+        settings["retry_strategy"] = text if text and not NONE.fullmatch(text) else None
     elif entry.name == "tools":
         settings["tools"] = tuple(required(split_tools(text), entry, file, "tool names such as 'Write, Bash'"))
     elif text:
         settings[entry.name] = read_value(entry, text, file)
     elif entry.name != "timeout":
         raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} without a value", VALUE_FORMS[entry.name][1])
+
+
+NONE = re.compile(r"none|no|n/a|no retr(?:y|ies)|[-–—]", re.I)
 
 
 def required(items: List[str], entry: Field, file: str, expected: str) -> List[str]:
@@ -1081,13 +1114,13 @@ def required(items: List[str], entry: Field, file: str, expected: str) -> List[s
 
 def split_tools(text: str) -> List[str]:
     """Tool names, split at commas outside parentheses: "Write, Bash(git log:*)"."""
-    tools = [re.sub(r"^[-*+•]\s+", "", tool.strip()).strip("` ") for tool in re.split(r",(?![^()]*\))|\n", text)]
+    tools = [re.sub(r"^[-*+•]\s+", "", tool.strip()).strip("` ") for tool in re.split(r",(?![^()]*\))|\n|\s+and\s+(?=[A-Z])", text)]
     return [tool for tool in tools if tool]
 
 
 def positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        number = convert(text.strip().lstrip("$").replace("USD", "").strip())
+        number = convert(re.sub(r"^\$|\s*(?:USD|\$|turns)$", "", text.strip(" `"), flags=re.I))
         if not 0 < number < 10 ** 9:
             raise ValueError(text)
         return number

@@ -37,7 +37,7 @@ def read_cases(name: str) -> list:
     return cases
 
 
-FORMS = [case for name in ("forms", "prose", "labels", "lists", "editors") for case in read_cases(f"{name}.txt")]
+FORMS = [case for name in ("forms", "prose", "labels", "lists", "editors", "colleagues") for case in read_cases(f"{name}.txt")]
 REFUSED = read_cases("refused.txt")
 
 
