@@ -445,7 +445,8 @@ def classify_line(number: int, row: str) -> Line:
 def classify_heading(number: int, row: str, level: int, words: str) -> Line:
     bare = words.rstrip("#")          # "## Title ##", but not "## Port to C#"
     words = bare.rstrip() if not bare or bare[-1].isspace() else words
-    words = words if level > 6 else words.replace("**", "")
+    if level < 7 and words[:2] in ("**", "__"):
+        words = words[2:].replace(words[:2], "", 1)
     task = TASK_WORDS.match(words)
     if task:
         return Line(number, row, "task", words[task.end():].strip(), re.search(r"\d+", task[0])[0], level)

@@ -283,6 +283,32 @@ def test_what_is_read_stands_in_the_text(text):
             assert plain(piece) in plain(text)
 
 
+PREAMBLES = ["# Overview\n\nWhat this is about, in a word.\n\n", "# Plan\n\n1. first this\n2. then that\n\n---\n\n",
+             "---\ntitle: a plan\n---\n\n", "<!-- Task: not this\nTimeout: 5 -->\n\n", "## Notes\n\n```\nTask: not this\n```\n\n"]
+APPENDICES = ["\n\n# Appendix\n\nOld numbers, and whom to ask.\n", "\n\n# Notes\n\n- ask Anna\n- Timeouts are long\n",
+              "\n\n# Changelog\n\n| 1 | first version |\n\nIf the task fails, retry with care.\n"]
+LISTS = [case for case in FORMS if re.search(r"^(#+ .*|(- )?\*\*)Task \d", case.text, re.M)]
+LED = [case for case in FORMS if len(list(expected(case.told))) == 1 and re.match(r"(?:\s*(?:Use|Using) |(?:- )?(?:\*\*)?(?:Task|Prompt)\b)", case.text)]
+
+
+def told_of(text: str) -> list:
+    return [summary(task) for task in parse_spec(text).tasks]
+
+
+@named([case for case in LISTS + LED if not case.text.startswith(("---", "```", "~~~"))])
+@pytest.mark.parametrize("preamble", PREAMBLES, ids=["overview", "plan", "front matter", "comment", "notes"])
+def test_a_preamble_changes_no_task(case, preamble):
+    text = case.text.replace("\r", "").lstrip("\ufeff")
+    assert told_of(preamble + text) == told_of(text)
+
+
+@named([case for case in LISTS + LED if told_of(case.text)[-1]["criteria"]])
+@pytest.mark.parametrize("appendix", APPENDICES, ids=["appendix", "notes", "changelog"])
+def test_an_appendix_changes_no_task(case, appendix):
+    text = case.text.replace("\r", "").rstrip()
+    assert told_of(text + appendix) == told_of(text)
+
+
 @given(st.lists(st.sampled_from(["File a.py exists", "Contains x = 1", "No errors", "`make test` passes",
                                  "Output shows 1, 2 and 3", "a.py has 9) in it"]),
                 min_size=1, max_size=6), st.sampled_from(LIST_STYLES[:2]))
