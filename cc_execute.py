@@ -845,7 +845,8 @@ def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
     if len(inline) > len(items) and not is_counted(items):
         found, in_sentence = inline, True
     elif items:
-        found, in_sentence = list_items(lines), entry.in_sentence
+        found = list_items(lines)
+        in_sentence = entry.in_sentence and (len(found) == 1 or found[0].endswith((",", ";", "、", "；")))   # else each is a line's
     else:
         found, in_sentence = unlisted_items(lines), True
         if len(found) == 1 and len(re.findall(r",\s(?!and|or|but|which|that|so|if|when)", mask_quoted(found[0]))) > 1:
@@ -929,7 +930,8 @@ def parse_spec(text: str, file: str = "spec") -> Spec:
 
 
 def warned_line(warning: str) -> int:
-    return int(warning[5:warning.index(":")])
+    """The line of a spec that a warning of its reading speaks of."""
+    return int(warning[len("line "):warning.index(":")])
 
 
 def find_outside(text: str, blocks: Sequence[Block], common: Sequence[Field]) -> Iterator[Tuple[int, int]]:
@@ -1059,7 +1061,8 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
     if not settings.get("prompt"):
         found = f"task {block.number} without text" if block.number is not None else "no task"
         raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
-    return Task(1 if block.number is None else block.number, block.title, block.line, **settings)
+    line = block.line if block.number is not None else next(entry.line for entry in fields if entry.name == "task")
+    return Task(1 if block.number is None else block.number, block.title, line, **settings)
 
 
 def warn_of_text(lines: Sequence[Line], told: Sequence[Line], headed: bool, warnings: List[str]) -> None:
@@ -1180,6 +1183,18 @@ def choose_tools(prompt: str) -> Tuple[str, ...]:
     words |= {word[:-1] for word in words if word.endswith("s")}
     chosen = tuple(tool for tool, triggers in TOOL_WORDS if words & set(triggers.split()))
     return chosen + ("Read",)
+
+
+def as_question(prompt: str) -> str:
+    """An instruction to make something, as the question that asks for it: `Create a config.py file with X.` becomes `What is a
+    config.py file with X? Show the complete file content.` Anything else stays as it is."""
+    made = re.match(r"(?:please\s+)?(?:create|write|make|build|generate|implement)\s+(?:me\s+)?(?=\S)", prompt, re.I)
+    if not made or "?" in prompt:
+        return prompt
+    first = re.search(r"[.!]?(?=\n\s*\n|\s*$)|[.!](?=\s)", prompt[made.end():])
+    what, rest = prompt[made.end():made.end() + first.start()], prompt[made.end() + first.end():].rstrip()
+    gap = "\n\n" if "\n" in prompt else " "
+    return f"What is {what.rstrip(' :')}?{rest}{gap}Show the complete file content."
 
 
 def build_command(task: Task, prompt: Optional[str] = None, agent: Sequence[str] = ("claude",),
@@ -3096,6 +3111,7 @@ class Options(NamedTuple):
     max_turns: Optional[int] = None
     cwd: str = "."
     permissions: str = "skip"
+    question: bool = False            # the prompt's instruction as a question
     strict: bool = False
     bridge: Optional[str] = None
     store: Optional[str] = None
@@ -3153,7 +3169,16 @@ class Context(NamedTuple):
 
 def with_options(task: Task, options: Options) -> Task:
     """The task as the options complete it; an option wins over the spec."""
-    return task._replace(model=options.model or task.model, max_turns=options.max_turns or task.max_turns)
+    prompt = as_question(task.prompt) if options.question else task.prompt
+    return task._replace(prompt=prompt, model=options.model or task.model, max_turns=options.max_turns or task.max_turns)
+
+
+def chosen_tasks(spec: Spec, options: Options) -> List[Task]:
+    return [with_options(task, options) for task in spec.tasks if not options.tasks or task.number in options.tasks]
+
+
+def choose_retries(task: Task, options: Options) -> int:
+    return options.retries if options.retries is not None else DEFAULT_RETRIES if task.retry_strategy else 0
 
 
 def task_directory(task: Task, directory: str) -> str:
@@ -3187,7 +3212,7 @@ def choose_limit(task: Task, options: Options, records: Sequence[Record]) -> Lim
 
 def run_tasks(context: Context) -> List[TaskResult]:
     """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use."""
-    chosen = [task for task in context.spec.tasks if not context.options.tasks or task.number in context.options.tasks]
+    chosen = chosen_tasks(context.spec, context.options)
     results: List[TaskResult] = []
     stopped = False
     for task in chosen:
@@ -3195,7 +3220,7 @@ def run_tasks(context: Context) -> List[TaskResult]:
             results.append(TaskResult(task, "skipped"))
             continue
         context.observer.task_started(task, len(chosen), task_directory(task, context.directory))
-        result = run_task(with_options(task, context.options), context)
+        result = run_task(task, context)
         results.append(result)
         context.observer.task_ended(result)
         remember(result, context)
@@ -3206,8 +3231,7 @@ def run_tasks(context: Context) -> List[TaskResult]:
 def run_task(task: Task, context: Context) -> TaskResult:
     criteria = read_criteria(task.criteria)
     limit = choose_limit(task, context.options, context.records)
-    retries = context.options.retries
-    retries = (DEFAULT_RETRIES if task.retry_strategy else 0) if retries is None else retries
+    retries = choose_retries(task, context.options)
     directory = task_directory(task, context.directory)
     before = take_snapshot(directory, leave_out=[context.output_dir])
     attempts: List[Attempt] = []
@@ -3502,13 +3526,13 @@ def plan_document(spec: Spec, options: Options, records: Sequence[Record], warni
     """What a run would do; the file's own warnings come with those about criteria and tools."""
     directory = check_spec(spec, options)
     agent = split_agent(str(options.claude))
-    tasks, found = [], list(spec.warnings) + list(warnings)
-    for task in (with_options(task, options) for task in spec.tasks if not options.tasks or task.number in options.tasks):
+    tasks, found = [], list(spec.warnings)
+    for task in chosen_tasks(spec, options):
         criteria, limit = read_criteria(task.criteria), choose_limit(task, options, records)
-        found += [f"task {task.number}: {criterion.text!r} can only be matched by its words and never counts as proved"
+        found += [f"line {task.lines['criteria']}: {criterion.text!r} can only be matched by its words and never counts as proved"
                   for criterion in criteria if criterion.kind == "keywords"]
         if task.tools and options.permissions == "skip":
-            found.append(f"task {task.number}: under --dangerously-skip-permissions the list of tools restricts nothing")
+            found.append(f"line {task.lines['tools']}: under --dangerously-skip-permissions the list of tools restricts nothing")
         tasks.append({
             "number": task.number, "title": task.title, "line": task.line, "prompt": task.prompt, "timeout": limit.seconds,
             "timeout_source": limit.source, "timeout_basis": limit.basis,
@@ -3516,7 +3540,7 @@ def plan_document(spec: Spec, options: Options, records: Sequence[Record], warni
             "tools": list(task.tools or choose_tools(task.prompt)),
             "command": build_command(task, None, agent, options.permissions), "cwd": task_directory(task, directory),
         })
-    return {"schema": SCHEMA, "spec": spec.file, "warnings": found, "tasks": tasks}
+    return {"schema": SCHEMA, "spec": spec.file, "warnings": [*warnings, *sorted(found, key=warned_line)], "tasks": tasks}
 
 
 def criterion_document(criterion: Criterion) -> Dict[str, Any]:
@@ -3646,28 +3670,48 @@ def run_summary(document: Mapping[str, Any]) -> str:
             + (f", ${cost:.4f}" if cost is not None else "") + f"\nTranscripts and result: {document['output_dir']}")
 
 
-SOURCES = {"spec": "from the spec", "option": "from --timeout", "history": "from the history", "default": "estimated"}
+SOURCES = {"option": "--timeout", "history": "from the history", "default": "estimated"}
 
 
-def print_plan(document: Mapping[str, Any]) -> None:
-    """A dry run's page: for each task what would be run, how long it may take, and how each criterion would be checked."""
-    print(f"{document['spec']}: {plural(len(document['tasks']), 'task')}; nothing is run")
-    for task in document["tasks"]:
-        print(f"\nTask {task['number']}" + (f": {task['title']}" if task["title"] else "") + f" (line {task['line']})")
-        basis = f": {task['timeout_basis']}" if task["timeout_basis"] else ""
-        limit = f"{task['timeout']:g} s ({SOURCES[task['timeout_source']]}{basis})"
-        rows = (("prompt", shorten(task["prompt"], 200)), ("time limit", limit), ("tools", ", ".join(task["tools"])),
-                ("directory", task["cwd"]), ("on failure", task["retry_strategy"]), ("command", shorten(shlex.join(task["command"]), 400)))
-        for name, value in rows:
-            if value:
-                print(f"  {name:<11} {value}")
-        for number, criterion in enumerate(task["criteria"], 1):
-            print(f"  {number:>2}. {criterion['text']}\n      {criterion['kind']}: {criterion['check']}")
-        commands = [criterion["command"] for criterion in task["criteria"] if "command" in criterion]
-        if commands:
-            print("  will be run by the checks: " + "; ".join(commands))
-    for warning in document["warnings"]:
-        print(f"\n{paint('warning', 'yellow', sys.stdout)}: {warning}")
+def print_plan(document: Mapping[str, Any], spec: Spec, options: Options) -> None:
+    """A dry run's page: how each task was read and from which lines, what would be run, and how each criterion would be checked."""
+    warnings = document["warnings"]
+    told = f", {plural(len(warnings), 'warning')} below" if warnings else ""
+    print(f"{document['spec']}: {plural(len(document['tasks']), 'task')}{told}; nothing is run")
+    for task, plan in zip(chosen_tasks(spec, options), document["tasks"]):
+        title = f"Task {task.number}" + (f": {shorten(task.title, 100)}" if task.title else "")
+        print(f"\n{paint(title, 'bold', sys.stdout)} (line {task.line})")
+        for name, value in plan_rows(task, plan, options):
+            print(f"  {name:<11} {value}")
+        for number, criterion in enumerate(plan["criteria"], 1):
+            print(f"  {number:>2}. {shorten(criterion['text'], 400)}")
+            print(f"      {paint(criterion['kind'] + ': ' + shorten(criterion['check'], 400), 'dim', sys.stdout)}")
+        for command in (criterion["command"] for criterion in plan["criteria"] if "command" in criterion):
+            print(f"  {'will be run':<11} {shorten(command, 400)}")
+    if spec.outside:
+        print("\nin no task: lines " + ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in spec.outside))
+    for warning in warnings:
+        print(f"{paint('warning', 'yellow', sys.stdout)}: {warning}")
+
+
+def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator[Tuple[str, str]]:
+    """A task's reading as names and values, each with where it comes from."""
+    def source(name: str, otherwise: str = "") -> str:
+        return f" (line {task.lines[name]})" if name in task.lines else otherwise
+
+    long = f"{task.prompt[:200]} … {task.prompt[-80:]}  ({len(task.prompt)} characters)"
+    rows = (task.prompt if len(task.prompt) <= 300 else long).split("\n")
+    yield "prompt", f"\n{'':14}".join(shorten(row, 300) for row in rows)
+    basis = f": {plan['timeout_basis']}" if plan["timeout_basis"] else ""
+    limit = source("timeout") if plan["timeout_source"] == "spec" else f" ({SOURCES[plan['timeout_source']]}{basis})"
+    yield "time limit", f"{plan['timeout']:g} s{limit}"
+    retries = choose_retries(task, options)
+    if retries:
+        yield "retries", f"up to {retries}" + (f": {shorten(task.retry_strategy, 200)}{source('retry')}" if task.retry_strategy else "")
+    yield "tools", ", ".join(plan["tools"]) + source("tools", " (by the task's words)")
+    yield "directory", plan["cwd"] + source("directory")
+    words = [shorten(word, 40) if word == task.prompt else word for word in plan["command"]]
+    yield "agent", shlex.join(words) + ("" if task.prompt in plan["command"] else "  (the prompt goes in by standard input)")
 
 
 def print_stats(document: Mapping[str, Any]) -> None:
@@ -3921,6 +3965,7 @@ def make_parser() -> Any:
     add("--cwd", metavar="DIR", default=".", help="where Claude works (default: here)")
     add("--permissions", choices=("skip", "allowed"), default="skip",
         help="skip (default): --dangerously-skip-permissions; allowed: only the listed tools")
+    add("--question", action="store_true", help="put an instruction (Create a config.py with X) as a question (What is a config.py with X?)")
     add("--strict", action="store_true", help="a criterion that is met only weakly counts as not met")
     add("--bridge", metavar="URL", help=f"a bridge other than one's own (default {DEFAULT_BRIDGE}; env CC_EXECUTE_BRIDGE)")
     add("--store", metavar="FILE", help="the history's SQLite file (env CC_EXECUTE_STORE; default: under the user's data directory)")
@@ -4018,8 +4063,8 @@ def show_plans(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
     if as_json:
         print(json.dumps(plans[0] if len(plans) == 1 else {"schema": SCHEMA, "specs": plans}, indent=1))
     else:
-        for plan in plans:
-            print_plan(plan)
+        for spec, plan in zip(specs, plans):
+            print_plan(plan, spec, options)
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from hypothesis import given, strategies as st
 
-from cc_execute import (Task, UsageError, agent_environment, build_command, choose_tools, parse_task_request, prompt_input,
+from cc_execute import (Task, UsageError, agent_environment, as_question, build_command, choose_tools, parse_task_request, prompt_input,
                         split_agent)
 
 # What the words of a task call for (the seed's rules, by words): Read always, each tool once.
@@ -195,3 +195,22 @@ def test_a_relative_program_is_found_from_the_task_s_directory_too(tmp_path, mon
 def test_no_command_is_a_usage_error_that_names_the_option(command):
     with pytest.raises(UsageError, match="--claude"):
         split_agent(command)
+
+
+QUESTIONS = {
+    "Create a config.py file with DATABASE_URL='sqlite:///test.db'":
+        "What is a config.py file with DATABASE_URL='sqlite:///test.db'? Show the complete file content.",
+    "Create a config.py with X.": "What is a config.py with X? Show the complete file content.",
+    "Please write me a script run.sh. It prints 1.": "What is a script run.sh? It prints 1. Show the complete file content.",
+    "Build a page\nwith a table": "What is a page\nwith a table?\n\nShow the complete file content.",
+    "Create a page:\n\n- one\n- two\n": "What is a page?\n\n- one\n- two\n\nShow the complete file content.",
+    "What is a config.py with X?": "What is a config.py with X?",
+    "Run the tests": "Run the tests",
+    "Creative writing": "Creative writing",
+    "Create": "Create",
+}
+
+
+@pytest.mark.parametrize("instruction, question", QUESTIONS.items())
+def test_an_instruction_as_a_question(instruction, question):
+    assert as_question(instruction) == question

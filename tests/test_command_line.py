@@ -144,6 +144,40 @@ def test_a_dry_run_needs_neither_agent_nor_bridge(run_cc):
     assert done.returncode == 0 and "config.py" in done.stdout
 
 
+PLANNED = """About this file.
+
+## Task 4: Settings
+- Task: Create a very long file {words} \x1b[31m
+- Timeout: 90
+- Tools: Write
+- Owner: Ada
+- Success Criteria:
+  1. a.py exists
+  2. `make check`
+  3. it is nice
+- Retry Strategy: be exact
+"""
+
+
+def test_a_dry_run_shows_the_reading_with_its_lines(run_cc):
+    done = run_cc("-", "--dry-run", "--retries", "1", input=PLANNED.format(words="words " * 200))
+    page = done.stdout
+    for words in ("-: 1 task, 3 warnings below; nothing is run", "Task 4: Settings (line 3)", "90 s (line 5)", "up to 1: be exact (line 12)",
+                  "Write (line 6)", "1. a.py exists", "file_exists: 'a.py' must exist", "command: run 'make check', exit code 0",
+                  "will be run make check", "in no task: lines 1", "warning: line 6: ", "warning: line 7: the label 'Owner'",
+                  "warning: line 8: 'it is nice'", "characters)"):
+        assert words in page, page
+    assert "\x1b" not in page and max(map(len, page.split("\n"))) < 500
+    assert [int(line) for line in re.findall(r"^warning: line (\d+)", page, re.M)] == [6, 7, 8]
+
+
+def test_a_question_is_asked_in_the_form_of_the_worked_example(run, stand_in):
+    agent = stand_in(WRITES)
+    document = run("Task: Create a config.py with X.", "--question", agent=agent).json()
+    question = "What is a config.py with X? Show the complete file content."
+    assert document["tasks"][0]["attempts"][0]["prompt"] == question and agent.starts()[0]["argv"][1] == question
+
+
 @pytest.mark.parametrize("spec, found", [("", "empty"), ("Task:\n", "task"), ("Task: x\nTimeout: soon\n", "soon"), ("Task: x\nSuccess Criteria:\n", "criteria")])
 def test_the_document_of_a_bad_spec_has_the_promised_fields(run, stand_in, spec, found):
     agent = stand_in(WRITES)
@@ -214,7 +248,7 @@ def test_version_and_help(run_cc, option, starts):
 def test_help_names_every_option_that_a_run_takes(run_cc):
     shown = run_cc("--help").stdout
     for option in ("--dry-run", "--json", "--task", "--keep-going", "--timeout", "--retries", "--model", "--max-turns", "--cwd", "--permissions",
-                   "--strict", "--bridge", "--store", "--claude", "--output", "--stats", "--version"):
+                   "--question", "--strict", "--bridge", "--store", "--claude", "--output", "--stats", "--version"):
         assert option in shown
 
 

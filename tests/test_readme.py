@@ -1,6 +1,7 @@
 """The README is true: what it shows is what is printed, what it names is there."""
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -37,15 +38,43 @@ def test_the_first_command_and_its_output_stand_on_the_first_page():
 def test_every_option_that_the_readme_names_is_there():
     helps = "".join(subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, encoding="utf-8").stdout
                     for script in ("cc_execute.py", "ws_bridge.py"))
-    ours = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--dangerously-skip-permissions", "--check"}
+    text = re.sub(r"^ *agent .*", "", README, flags=re.M)   # the agent's own options
+    ours = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) - {"--dangerously-skip-permissions", "--check"}
     assert {option for option in ours if option not in helps} == set()
 
 
-def test_the_annotated_spec_is_read_as_the_readme_says():
-    block = next(block for block in blocks(README) if "## Task 1" in block)
-    spec = parse_spec("\n".join(line[:46].rstrip() if line[46:].strip() and "   " in line[:47] else line for line in block.split("\n")))
-    assert [(task.number, task.timeout, len(task.criteria)) for task in spec.tasks] == [(1, 120.0, 2), (2, 90.0, 2)]
-    assert spec.tasks[0].retry_strategy == "use sys.argv[1]"
+def without_explanations(block: str) -> str:
+    """A spec of the README's without what stands behind ←, and without the lines where such an explanation goes on."""
+    rows = [re.sub(r"\s*←.*", "", row) for row in block.split("\n")]
+    return "\n".join(re.sub(r"(?<=\S) {3,}\S.*", "", row) for row in rows)
+
+
+def spec_after(words: str) -> str:
+    return without_explanations(blocks(README.split(words)[1])[0])
+
+
+def test_the_prose_example_is_read_as_the_readme_says():
+    task, = parse_spec(spec_after("**Prose.**")).tasks
+    assert (task.prompt, task.timeout) == ("Create hello.py,\nwhich greets the name that it is given.", 45)
+    assert task.criteria == ("hello.py exists", '`python3 hello.py Ada` prints "Hello, Ada"')
+    assert task.retry_strategy == "retry with sys.argv spelled out."
+
+
+def test_the_labelled_example_is_read_as_the_readme_says():
+    spec = parse_spec(spec_after("**Labels.**"))
+    task, = spec.tasks
+    assert task.prompt.startswith("Add a health check to server.py.\nIt answers") and "# Timeout: 5" in task.prompt and task.timeout is None
+    assert task.criteria == ("server.py contains /healthz", "`pytest -q tests/test_health.py`")
+    assert (task.retry_strategy, task.tools) == ("read the traceback first", ("Read", "Edit", "Bash(pytest:*)"))
+    assert len(spec.warnings) == 1 and "Owner" in spec.warnings[0]
+
+
+def test_the_dry_run_of_the_list_prints_what_the_readme_shows(tmp_path):
+    (tmp_path / "release.md").write_text(spec_after("**A list of tasks.**"))
+    done = subprocess.run([sys.executable, "-B", ROOT / "cc_execute.py", "--dry-run", "release.md"], cwd=tmp_path, capture_output=True,
+                          encoding="utf-8", env={**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}, check=False)
+    shown = blocks(README.split("Of that list it prints:")[1])[0]
+    assert (done.stdout.replace(str(tmp_path), "/home/ada/project"), done.stderr, done.returncode) == (shown, "", 0)
 
 
 def test_every_kind_and_label_is_in_the_readme():
