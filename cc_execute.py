@@ -803,7 +803,7 @@ def plain_text(lines: Sequence[Line]) -> str:
     return text
 
 
-QUOTES = re.compile(r"`[^`\n]*`|(?<![\w\"])\"[^\"\n]*(?:\n[^\"\n]+)?\"(?!\w)|“[^”\n]*(?:\n[^”\n]+)?”|„[^“”\n]*(?:\n[^“”\n]+)?[“”]")
+QUOTES = re.compile(r"`[^`\n]*`|(?<![\w\"])\"[^\"\n]*(?:\n[^\"\n]+)?\"(?!\w)|[“„][^“”„\n]*(?:\n[^“”„\n]+)?[“”]")
 
 
 def mask_quoted(text: str) -> str:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from cc_execute import Options, Spec, SpecError, Task, check_spec, load_spec, parse_spec
+from support import ROOT
 
 SPECS = Path(__file__).parent / "specs"
 MARKS = {"<BOM>": "\ufeff", "<CR>": "\r", "<LS>": "\u2028", "<NBSP>": "\xa0", "<NUL>": "\0", "<TAB>": "\t", "<ZWSP>": "\u200b"}
@@ -317,13 +320,24 @@ def test_a_list_of_criteria_is_read_item_by_item(criteria, style):
     assert parse_spec(f"Task: x\nSuccess Criteria:\n{numbered}\nRetry Strategy: y").tasks[0].criteria == tuple(criteria)
 
 
-@pytest.mark.parametrize("text", ["Task: " + "a" * 300_000, "Task: x\n" + "- \n" * 20_000, "# " * 50_000,
-                                  "Task: x\nSuccess Criteria:\n" + "1. a\n" * 20_000,
-                                  "**" * 50_000, "Use your x.md to execute the task: " + "Expect a timeout of " * 5000,
-                                  "```\n" * 20_001, "Task: " + " " * 200_000 + "a"],
-                         ids=["a long word", "empty items", "hashes", "many items", "stars", "half sentences", "fences",
-                              "spaces"])
-def test_a_big_text_is_read_in_time_that_grows_with_its_size(text):
-    """No timing: a pattern that backtracks would take hours here, not seconds."""
-    spec = read_or_none(text)
-    assert spec is None or spec.tasks[0].prompt
+SIZE_BYTES = 250_000
+UNITS = ["#", "1) ", "`", "x", " ", "- x\n", "```\n", "**", "(", "> ", "“a ", "\"a ", "word. ", "Foo: x\n", "## Task 1: x\n", "1. Task: x\n", "a\n---\n",
+         "Expect a timeout of 5 ", "Expect a timeout of 5. ", "Evaluate the response based on: 1) a, ", "If the task fails, retry with x. ",
+         "and evaluate ", "Use your ", "Use your x.md to execute the task: a\n", "Success criteria: ", "<!-- \n", "\xa0", "Retry with x "]
+LEADS = {"alone": "", "in criteria": "Task: x\nSuccess Criteria:\n", "in prose": "Use your x.md to execute the task: y. Evaluate the response based on: "}
+HANGS_S = 60   # no timing: a pattern that backtracks takes hours where a linear one takes a second
+
+
+@pytest.mark.parametrize("lead", LEADS.values(), ids=LEADS)
+def test_a_big_text_of_anything_is_read_in_time_that_grows_with_its_size(lead):
+    """In a process of its own, since a regular expression at work cannot be interrupted."""
+    program = ("import sys; sys.path.insert(0, sys.argv[1]); from cc_execute import SpecError, parse_spec\n"
+               f"for unit in {UNITS!r}:\n"
+               "    try: parse_spec(sys.argv[2] + unit * (%d // len(unit)))\n"
+               "    except SpecError: pass\n"
+               "    print(repr(unit), flush=True)\n") % SIZE_BYTES
+    try:
+        done = subprocess.run([sys.executable, "-c", program, str(ROOT), lead], capture_output=True, text=True, timeout=HANGS_S * 3)
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"does not come to an end behind {(hung.stdout or b'').decode().splitlines()[-1:]}")
+    assert done.stdout.splitlines() == [repr(unit) for unit in UNITS], done.stderr
