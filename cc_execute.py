@@ -362,13 +362,16 @@ FENCE = re.compile(r"\s*(`{3,}|~{3,})([^`]*)$")
 HEADING = re.compile(r" {0,3}(#{1,6})(?=\s|$)")
 UNDERLINE = re.compile(r" {0,3}(=+|-{3,})\s*$")
 EMOJI = r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?"
-COUNTED = r"Task\s{1,4}#?\d{1,6}(?:\s{0,2}(?:/|of)\s{0,2}\d{1,6})?\s{0,4}(?:\([^()]{1,60}\)\s{0,4})?"   # "Task 2 of 3 (optional)"
+# "Task 2", also "Task 2 of 3 (optional)"
+COUNTED = r"Task\s{1,4}#?\d{1,6}(?:\s{0,2}(?:/|of)\s{0,2}\d{1,6})?\s{0,4}(?:\([^()]{1,60}\)\s{0,4})?"
 TASK_WORDS = re.compile(rf"(?:\[[ xX]\]\s+)?{EMOJI}{COUNTED}(?:$|[:：.)–—-](?!\d)\s*)", re.I)
-BOLD_TASK = re.compile(rf"(?:(?:[-*+]|\d{{1,3}}[.)])\s{{1,4}})?(\*\*|__)({COUNTED})(?:\1\s{{0,4}}(?:[:：.–—-]|$)|[:：.–—-]\s{{0,2}}(?:\1)?)\s*", re.I)
+BOLD_TASK = re.compile(rf"(?:(?:[-*+]|\d{{1,3}}[.)])\s{{1,4}})?(\*\*|__)({COUNTED})"
+                       r"(?:\1\s{0,4}(?:[:：.–—-]|$)|[:：.–—-]\s{0,2}(?:\1)?)\s*", re.I)
 PLAIN_TASK = re.compile(rf"{COUNTED}[:：]", re.I)
 TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|\[|<|\{)")
 MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.):](?=\s|$)|[）．、]))\s*")
-LABEL = re.compile(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
+LABEL = re.compile(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}"
+                   r"(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
                    r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}[:：])|[:：])(?P<apart>\s+|(?<=：)|$)?")
 RULE = re.compile(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
@@ -506,14 +509,16 @@ def split_blocks(lines: Sequence[Line], warnings: List[str]) -> Tuple[Sequence[L
 def mark_listed_tasks(lines: Sequence[Line]) -> Sequence[Line]:
     """The lines, with the items of a numbered list made tasks if each is one: "1. Use your x.md to execute the task: …", or
     two and more "1. Task: …"."""
-    listed = [line for line in lines if line.dress[:1] == "1" and (LEAD_IN.match(line.value) if line.kind == "item" else line.name == "task")]
+    listed = [line for line in lines
+              if line.dress[:1] == "1" and (LEAD_IN.match(line.value) if line.kind == "item" else line.name == "task")]
     if len(listed) < 2 or len({line.level for line in listed}) > 1:
         return lines
     heads = {}
     for line in listed:
         words = line.text.strip()
         marker = MARKER.match(words)
-        heads[line.number] = Line(line.number, line.text, "task", words[marker.end():], marker[1] if marker[1].isdecimal() else "1", 9)
+        number = marker[1] if marker[1].isdecimal() else "1"
+        heads[line.number] = Line(line.number, line.text, "task", words[marker.end():], number, 9)
     return [heads.get(line.number, line) for line in lines]
 
 
@@ -658,8 +663,10 @@ def cut_lines(lines: Sequence[Line], starts: Sequence[int], begin: int, end: int
         part = line.text[left:right]
         if left == 0 and right >= len(line.text):
             cut.append(line)
+        elif part.strip() and left:
+            cut.append(Line(line.number, part, "text", "", part.strip(), line.level))
         elif part.strip():
-            cut.append(Line(line.number, part, "text", "", part.strip(), line.level) if left else classify_line(line.number, part.rstrip()))
+            cut.append(classify_line(line.number, part.rstrip()))
     return cut
 
 
@@ -669,8 +676,9 @@ def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence]
     masked = mask_quoted(text)
     leads = (match for match in LEAD_IN.finditer(text) if begins_sentence(text, match.start()))
     lead = next(leads, None) if "task" not in labels else None
-    said = {name: [match for match in pattern.finditer(masked, lead.end() if lead else 0) if begins_sentence(masked, match.start())]
-            if name not in labels else [] for name, pattern in SENTENCES.items()}
+    begin = lead.end() if lead else 0
+    said = {name: [match for match in pattern.finditer(masked, begin) if begins_sentence(masked, match.start())] if name not in labels else []
+            for name, pattern in SENTENCES.items()}
     criteria = choose_criteria(said["criteria"], masked, said["timeout"])
     checked = criteria.start() if criteria else labels.get("criteria", len(text))
     time = choose_time(said["timeout"], checked)
@@ -720,7 +728,7 @@ def choose_time(matches: Sequence[Any], checked: int) -> Any:
         return True
     times = [match for match in matches if names_time(match)]
     before = [match for match in times if match.start() < checked]
-    unclear = [match for match in matches if not DURATION.match(match["value"])]
+    unclear = [match for match in matches if match[0][0] not in "Tt" and (len(match["value"].split()) < 3 or not match["value"][0].isdigit())]
     return (before[-1:] or times[:1] or unclear[-1:] or [None])[0]
 
 
@@ -746,6 +754,7 @@ def value_of_retry(match: Any) -> int:
 
 NUMBER = re.compile(r"(?:^|(?<=[\s,;；、，。]))\(?(?:(\d{1,3})|([a-z])(?=\)))(?:[.)](?=\s)|[）．、])\s*")
 DURATION = re.compile(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?=\W|\d|$)", re.I)
+APPROXIMATE = re.compile(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*|\s+(?:max(?:imum)?|at most|or less)$", re.I)
 SECONDS = {"h": 3600, "m": 60, "s": 1}
 ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate)"
                             r"|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?", re.I)
@@ -754,7 +763,7 @@ ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|es
 def parse_duration(text: str) -> Optional[float]:
     """Seconds; None for "estimate it". ValueError for anything that is no time limit or not positive."""
     words = re.sub(r"\([^)]*\)", "", text[:400]).strip(" \t\n\u00a0`*\"'“”").rstrip(".。").strip()
-    words = re.sub(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*|\s+(?:max(?:imum)?|at most|or less)$", "", words, flags=re.I)
+    words = APPROXIMATE.sub("", words)
     if not words or ESTIMATE_WORDS.fullmatch(words):
         return None
     if re.fullmatch(r"\d{1,12}(?:\.\d{1,12})?", words):
@@ -781,7 +790,7 @@ def join_lines(lines: Sequence[Line]) -> str:
 
 
 def plain_text(lines: Sequence[Line]) -> str:
-    """A value's text: dedented, without blank lines, rules and comments around it, out of its fence or quotes if those hold all of it."""
+    """A value's text: dedented, without what is blank around it, out of its fence or quotes if those hold all of it."""
     lines = list(lines)
     while lines and lines[-1].kind in ("blank", "rule", "comment"):
         lines.pop()
@@ -846,11 +855,12 @@ def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
         found, in_sentence = inline, True
     elif items:
         found = list_items(lines)
-        in_sentence = entry.in_sentence and (len(found) == 1 or found[0].endswith((",", ";", "、", "；")))   # else each is a line's
+        in_sentence = entry.in_sentence and (len(found) == 1 or found[0].endswith((",", ";", "、", "；")))   # else line by line
     else:
         found, in_sentence = unlisted_items(lines), True
         if len(found) == 1 and len(re.findall(r",\s(?!and|or|but|which|that|so|if|when)", mask_quoted(found[0]))) > 1:
-            warnings.append(f"line {entry.line}: {shorten(found[0], 40)!r} is one criterion; if it means several, number them: 1) …, 2) …")
+            words = shorten(found[0], 40)
+            warnings.append(f"line {entry.line}: {words!r} is one criterion; if it means several, number them: 1) …, 2) …")
     if in_sentence:
         found = [re.sub(r"(?:[,;；、，]|\band)+\s*(?:and)?$", "", without_full_stop(item)) for item in found]
     return [item.strip() for item in found if item.strip()]
@@ -1055,9 +1065,9 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
     settings: Dict[str, Any] = {"lines": {entry.name: entry.line for entry in [*common, *fields]}}
     for entry in [*common, *fields]:
         read_field(entry, file, settings, warnings)
-    fenced = next((line for line in lines if line.kind == "code" and "criteria" not in settings and classify_line(1, line.text).name == "criteria"), None)
-    if fenced:
-        warnings.append(f"line {fenced.number}: the labels in the code fence are a part of the task's text and count for nothing else")
+    code = [line for line in lines if line.kind == "code"] if "criteria" not in settings else []
+    for line in [line for line in code if classify_line(line.number, line.text).name == "criteria"][:1]:
+        warnings.append(f"line {line.number}: the labels in the code fence are a part of the task's text and count for nothing else")
     if not settings.get("prompt"):
         found = f"task {block.number} without text" if block.number is not None else "no task"
         raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
@@ -1100,13 +1110,18 @@ def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List
     elif entry.name == "retry":
         settings["retry_strategy"] = text if text and not NONE.fullmatch(text) else None
     elif entry.name == "tools":
-        settings["tools"] = tuple(required(split_tools(text), entry, file, "tool names such as 'Write, Bash'"))
+        tools = required(split_tools(text), entry, file, TOOL_FORMS)
+        unclear = [tool for tool in tools if not re.fullmatch(r"[\w*:.-]+ ?(?:\(.*\))?", tool)]
+        if unclear:
+            raise SpecError(file, entry.line, f"tool {shorten(unclear[0], 60)!r}", TOOL_FORMS)
+        settings["tools"] = tuple(tools)
     elif text:
         settings[entry.name] = read_value(entry, text, file)
     elif entry.name != "timeout":
         raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} without a value", VALUE_FORMS[entry.name][1])
 
 
+TOOL_FORMS = "tool names such as 'Write, Bash(git log:*)'"
 NONE = re.compile(r"none|no|n/a|no retr(?:y|ies)|[-–—]", re.I)
 
 
@@ -1131,12 +1146,18 @@ def positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
+def one_word(text: str) -> str:
+    if len(text.split()) > 1:
+        raise ValueError(text)
+    return text.strip("`")
+
+
 VALUE_FORMS: Dict[str, Tuple[Callable[[str], Any], str]] = {
     "timeout": (parse_duration, "a time limit such as '60', '45 seconds', '1m30s', '2 minutes' or 'auto'"),
     "max_turns": (positive(int), "a whole number above 0, such as '20'"),
     "budget": (positive(float), "an amount in USD above 0, such as '0.50'"),
     "directory": (lambda text: text.strip("`"), "a folder, relative to the working directory"),
-    "model": (lambda text: text.strip("`"), "a model, such as 'sonnet'"),
+    "model": (one_word, "a model, such as 'sonnet'"),
 }
 
 
