@@ -312,7 +312,7 @@ def write_private(path: str, text: str) -> None:
 #
 #   file      = [front matter] [preamble] (task-heading body)+ | body
 #   body      = [description] (label value)*      a code fence that is the whole body is taken off first
-#   label     = a name of LABELS and a colon at the start of a line: plain, in bold, as list item; or a heading;
+#   label     = a name of LABELS and a colon at the start of a line: plain, in bold, as list item; alone in bold or as heading;
 #               or a sentence of SENTENCES, where no label of that name stands in the body
 #   value     = the rest of the label's line and the lines up to the next label; a heading ends any value but the task's
 #   task      = the value of its label; without one the description
@@ -372,7 +372,7 @@ TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|
 MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.):](?=\s|$)|[）．、]))\s*")
 LABEL = re.compile(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}"
                    r"(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
-                   r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}[:：])|[:：])(?P<apart>\s+|(?<=：)|$)?")
+                   r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}(?:[:：]|$))|[:：])(?P<apart>\s+|(?<=：)|$)?")
 RULE = re.compile(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
 
@@ -464,7 +464,7 @@ def classify_words(number: int, row: str, words: str) -> Line:
     indent = len(row[:len(row) - len(row.lstrip())].expandtabs(4))
     marker = MARKER.match(words)
     body = words[marker.end():] if marker else words
-    label = LABEL.match(body) if ":" in body[:90] or "：" in body[:90] else None
+    label = LABEL.match(body) if body[0:1] in ("*", "_") or ":" in body[:90] or "：" in body[:90] else None
     dress = ("1" if marker[1] else marker[0][0]) if marker else ""
     if label and not body.startswith("//", label.end()):
         dress += label["bold"] or ""
