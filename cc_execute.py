@@ -44,7 +44,7 @@ import shlex
 import textwrap
 import time
 from bisect import bisect_right
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 # ---- Policy: every limit with its unit and reason ----
 
@@ -72,6 +72,11 @@ NESTED_SESSION = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT"
 
 # ---- Errors: one base; what it says goes to the user as it stands, exit_status to the shell ----
 
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: control characters, and those that turn the direction of writing."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "·", text)
+
+
 class CcError(Exception):
     exit_status = 1
 
@@ -84,7 +89,8 @@ class SpecError(UsageError):
     """A spec that cannot be read: where, what was found there, and what was expected."""
 
     def __init__(self, file: str, line: Optional[int], found: str, expected: str):
-        super().__init__(f"{file}:{line}: found {found}; expected {expected}" if line else f"{file}: {found}; expected {expected}")
+        where = printable(f"{file}:{line}: found" if line else f"{file}:")
+        super().__init__(f"{where} {found}; expected {expected}")
         self.details = {"file": file, "line": line, "found": found, "expected": expected}
 
 
@@ -128,6 +134,7 @@ class Task(NamedTuple):
     line: int
     prompt: str
     criteria: Tuple[str, ...] = ()    # as written, without number or bullet
+    criteria_lines: Tuple[int, ...] = ()   # of the spec, where each begins
     timeout: Optional[float] = None   # seconds; None: estimate
     retry_strategy: Optional[str] = None
     tools: Tuple[str, ...] = ()       # as the spec lists them; empty: by the task's words
@@ -283,7 +290,7 @@ def weakest(confidences: Iterable[str]) -> Optional[str]:
 
 def shorten(text: str, limit_chars: int) -> str:
     """One line of at most `limit_chars`, with an ellipsis where something was left out; no control characters get through."""
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f]", "·", " ".join(text.split()))
+    line = printable(" ".join(text.split()))
     return line if len(line) <= limit_chars else line[:max(0, limit_chars - 1)].rstrip() + "…"
 
 
@@ -324,7 +331,7 @@ def write_private(path: str, text: str) -> None:
 class Line(NamedTuple):
     number: int
     text: str
-    kind: str                         # task, heading, label, item, text, code, fence, comment, rule or blank
+    kind: str                         # task, heading, label, item, text, code, fence, comment, rule or blank; value: behind a label
     name: str = ""                    # a label's name by LABELS; a task's title; a heading's words; an item's number
     value: str = ""                   # what follows a label or a list marker; a task's number
     level: int = 0                    # of a heading (7: bold, 8: plain); of all else: its indent
@@ -368,7 +375,7 @@ TASK_WORDS = re.compile(rf"(?:\[[ xX]\]\s+)?{EMOJI}{COUNTED}(?:$|[:：.)–—-]
 BOLD_TASK = re.compile(rf"(?:(?:[-*+]|\d{{1,3}}[.)])\s{{1,4}})?(\*\*|__)({COUNTED})"
                        r"(?:\1\s{0,4}(?:[:：.–—-]|$)|[:：.–—-]\s{0,2}(?:\1)?)\s*", re.I)
 PLAIN_TASK = re.compile(rf"{COUNTED}[:：]", re.I)
-TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[A-Z]\b|\[|<|\{)")
+TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[NX]\b|\[|<|\{)")
 MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.):](?=\s|$)|[）．、]))\s*")
 LABEL = re.compile(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}"
                    r"(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
@@ -503,7 +510,25 @@ def split_blocks(lines: Sequence[Line], warnings: List[str]) -> Tuple[Sequence[L
         if head.level == 9 or LEAD_IN.match(head.name):   # "**Task 1**: Use your x.md to execute the task: …" has no title
             block = block._replace(title=None, lines=[classify_line(head.number, head.name), *block.lines])
         blocks.append(block)
+    warn_of_sections(lines[starts[0]:], blocks, warnings)
     return lines[:starts[0]], cut_common_criteria(blocks, lines[starts[0]].level, warnings)
+
+
+def warn_of_sections(lines: Sequence[Line], blocks: Sequence[Block], warnings: List[str]) -> None:
+    """Tell of a task or criteria in a section that belongs to no task: most likely its heading was meant to be a task's."""
+    inside = {line.number for block in blocks for line in block.lines}
+    heading = None
+    for line in lines:
+        if line.number not in inside and line.kind == "heading":
+            heading = None if TEMPLATE.match(line.text.strip()) else line
+            continue
+        if line.number in inside or line.kind != "label" or line.name not in ("task", "criteria"):
+            continue
+        heading = line if line.dress == "heading" and line.name == "task" else heading
+        if heading:
+            warnings.append(f"line {heading.number}: {shorten(heading.text, 40)!r} is no task's heading (such as '## Task 2: …'); "
+                            f"what line {line.number} says is left out")
+            heading = None
 
 
 def mark_listed_tasks(lines: Sequence[Line]) -> Sequence[Line]:
@@ -587,6 +612,13 @@ def unwrap_fence(lines: Sequence[Line], warnings: List[str]) -> Sequence[Line]:
     return read_lines(textwrap.dedent("\n".join(inside)), warnings, first + 1)
 
 
+def without_indented_code(lines: Sequence[Line]) -> Sequence[Line]:
+    """The lines with what looks like a label in an indented code block made text: "    timeout: 5" below a description."""
+    outer = min((line.level for line in lines if line.kind == "label" and line.dress == ""), default=0)
+    return [line if line.kind != "label" or line.dress or line.level < outer + 4 else line._replace(kind="text", name="", value=line.text.strip())
+            for line in lines]
+
+
 # -- sentences that say what a label would
 
 OF = r"(?:of\s+(?:the\s+)?|the\s+|your\s+|its\s+|all\s+)?"
@@ -635,7 +667,7 @@ def mark_sentences(lines: Sequence[Line], warnings: List[str]) -> List[Line]:
     if any(sentence.start > stop for sentence in found):   # in a section that belongs to no task
         found, passed = find_sentences(text[:stop], labels)
     for sentence in passed:
-        words = shorten(text[sentence.start:sentence.start + 50], 40)
+        words = shorten(text[sentence.start:sentence.start + 50].split("\n")[0], 40)
         number = lines[bisect_right(starts, sentence.start) - 1].number
         warnings.append(f"line {number}: {words!r} is taken as a part of the task, not as its {sentence.name}")
     marked = cut_lines(lines, starts, 0, found[0].start if found else len(text) + 1)
@@ -692,6 +724,8 @@ def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence]
               if match is not criteria and match.start() < checked and match[0][:3].lower() != "and"]
     passed += [Sentence("timeout", match.start(), 0) for match in said["timeout"] if match is not time and match.start() < checked]
     passed += [Sentence("retry strategy", match.start(), 0) for match in said["retry"] if not again and "try" in match[0].lower()]
+    passed += [Sentence("timeout", match.start(), 0) for match in SENTENCES["timeout"].finditer(masked)
+               if "timeout" in labels and match[0][0] not in "Tt" and begins_sentence(masked, match.start())]
     return sorted(found, key=lambda sentence: sentence.start), passed
 
 
@@ -792,16 +826,16 @@ def join_lines(lines: Sequence[Line]) -> str:
 def plain_text(lines: Sequence[Line]) -> str:
     """A value's text: dedented, without what is blank around it, out of its fence or quotes if those hold all of it."""
     lines = list(lines)
-    while lines and lines[-1].kind in ("blank", "rule", "comment"):
+    while lines and lines[-1].kind in ("blank", "rule"):
         lines.pop()
     start = next((at for at, line in enumerate(lines) if line.kind not in ("blank", "rule", "comment") and line.text.strip()), 0)
-    first, rest = (lines[start].text, lines[start + 1:]) if lines else ("", [])
-    if start:   # nothing stood beside the label
+    head, rest = lines[start:start + 1], lines[start + 1:]
+    if start or not lines or lines[0].kind != "value" or (rest and rest[0].number == lines[0].number):
         text = textwrap.dedent(join_lines(lines[start:])).strip()
-    elif rest and rest[0].number == lines[0].number:
-        text = join_lines(lines).strip()
+    elif rest and rest[0].kind == "blank" and all(line.text.startswith("    ") for line in rest if line.text.strip()):
+        text = "\n".join([head[0].text.strip(), join_lines(rest)]).rstrip()   # Markdown's indented code
     else:
-        text = "\n".join([first.strip(), textwrap.dedent(join_lines(rest))]).strip()
+        text = "\n".join([head[0].text.strip(), textwrap.dedent(join_lines(rest))]).strip()
     rows = text.split("\n")
     fence = FENCE.match(rows[0])
     if fence and len(rows) > 2 and rows[-1].strip() == fence[1] and not any(row.strip().startswith(fence[1]) for row in rows[1:-1]):
@@ -843,38 +877,57 @@ def split_numbered(text: str) -> List[str]:
     return [text[match.end():end] for match, end in zip(starts, ends)]
 
 
-def split_criteria(entry: Field, warnings: List[str]) -> List[str]:
+class Item(NamedTuple):
+    text: str
+    line: int
+
+
+def split_criteria(entry: Field, warnings: List[str]) -> List[Item]:
     """The criteria of a value: a list of lines, a numbered list within a line, or one for each line (or `;`)."""
-    first, rest = classify_line(entry.line, entry.lines[0].text), entry.lines[1:]
+    first, rest = classify_line(entry.lines[0].number, entry.lines[0].text), entry.lines[1:]
     if first.kind == "item":   # beside the label
         first = first._replace(level=min((line.level for line in rest if line.kind == "item"), default=0))
     lines = until_closing_text([first, *rest], warnings)
     items = [line for line in lines if line.kind == "item"]
     inline = split_numbered(" ".join(line.text.strip() for line in lines))
     if len(inline) > len(items) and not is_counted(items):
-        found, in_sentence = inline, True
+        found, in_sentence = [Item(text, lines[0].number) for text in inline], True
     elif items:
         found = list_items(lines)
-        in_sentence = entry.in_sentence and (len(found) == 1 or found[0].endswith((",", ";", "、", "；")))   # else line by line
+        in_sentence = entry.in_sentence and (len(found) == 1 or found[0].text.endswith((",", ";", "、", "；")))   # else line by line
     else:
         found, in_sentence = unlisted_items(lines), True
-        if len(found) == 1 and len(re.findall(r",\s(?!and|or|but|which|that|so|if|when)", mask_quoted(found[0]))) > 1:
-            words = shorten(found[0], 40)
-            warnings.append(f"line {entry.line}: {words!r} is one criterion; if it means several, number them: 1) …, 2) …")
+        if len(found) == 1 and len(re.findall(r",\s(?!and|or|but|which|that|so|if|when)", mask_quoted(found[0].text))) > 1:
+            words = shorten(found[0].text, 40)
+            warnings.append(f"line {found[0].line}: {words!r} is one criterion; if it means several, number them: 1) …, 2) …")
     if in_sentence:
-        found = [re.sub(r"(?:[,;；、，]|\band)+\s*(?:and)?$", "", without_full_stop(item)) for item in found]
-    return [item.strip() for item in found if item.strip()]
+        found = [item._replace(text=END_OF_ITEM.sub("", without_full_stop(item.text))) for item in found]
+        warn_of_sentences(found[-1:], warnings)
+    return [item._replace(text=item.text.strip()) for item in found if item.text.strip()]
 
 
-def unlisted_items(lines: Sequence[Line]) -> List[str]:
+END_OF_ITEM = re.compile(r"(?:[,;；、，]|\band)+\s*(?:and)?$")
+NEXT_SENTENCE = re.compile(r"(?:\w\w\w|\s[a-z0-9]|[)\]\"'`”])[.!?]\s+(?=[A-Z][a-z]*\s)")
+
+
+def warn_of_sentences(items: Sequence[Item], warnings: List[str]) -> None:
+    """Tell of text that goes on behind a list within a sentence: it may have been meant for the task."""
+    for item in items:
+        following = NEXT_SENTENCE.search(mask_quoted(item.text))
+        if following:
+            words = shorten(item.text[following.end():], 40)
+            warnings.append(f"line {item.line}: {words!r} is taken as a part of the last criterion, not of the task")
+
+
+def unlisted_items(lines: Sequence[Line]) -> List[Item]:
     """One criterion for each line or `;`; an indented line goes on with the one above it."""
-    items: List[str] = []
+    items: List[Item] = []
     for line in lines:
         if items and line.text[:1].isspace() and line.kind == "text":
-            items[-1] += " " + line.text.strip()
+            items[-1] = items[-1]._replace(text=f"{items[-1].text} {line.text.strip()}")
         else:
-            items.append(line.text.strip())
-    return [part for item in items for part in split_outside_quotes(item, ";；")]
+            items.append(Item(line.text.strip(), line.number))
+    return [Item(part, item.line) for item in items for part in split_outside_quotes(item.text, ";；")]
 
 
 def is_counted(items: Sequence[Line]) -> bool:
@@ -901,18 +954,18 @@ def without_full_stop(text: str) -> str:
     return text[:-1] if text.endswith((".", "。")) and not text.endswith("..") else text
 
 
-def list_items(lines: Sequence[Line]) -> List[str]:
+def list_items(lines: Sequence[Line]) -> List[Item]:
     """The items at the outermost level; deeper items and wrapped lines belong to the item above them."""
     outermost = min(line.level for line in lines if line.kind == "item")
-    items: List[List[str]] = []
+    items: List[Tuple[int, List[str]]] = []
     for line in lines:
         if line.kind == "item" and line.level == outermost:
-            items.append([re.sub(r"^\[[ xX]\]\s+", "", line.value.strip())])   # a check box is a bullet
+            items.append((line.number, [re.sub(r"^\[[ xX]\]\s+", "", line.value.strip())]))   # a check box is a bullet
         elif items:
-            items[-1].append(line.text.strip())
+            items[-1][1].append(line.text.strip())
         elif not line.text.rstrip().endswith((":", "：")):   # else it announces the list
-            items.append([line.text.strip()])
-    return [" ".join(parts) for parts in items]
+            items.append((line.number, [line.text.strip()]))
+    return [Item(" ".join(parts), number) for number, parts in items]
 
 
 # -- from fields to tasks
@@ -927,7 +980,9 @@ def parse_spec(text: str, file: str = "spec") -> Spec:
     warnings: List[str] = []
     preamble, blocks = split_blocks(unwrap_fence(unquote(read_lines(text, warnings), warnings), warnings), warnings)
     common = read_preamble(preamble, file, warnings)
-    tasks = [read_task(block, common, file, warnings) for block in blocks]
+    read = [read_task(block, common, file, warnings) for block in blocks]
+    tasks = [task for task, _ in read]
+    above = {line.number for _, lines in read for line in lines}
     numbers = [block.number for block in blocks]
     if len(set(numbers)) < len(numbers):
         again = next(block for at, block in enumerate(blocks) if block.number in numbers[:at])
@@ -936,7 +991,7 @@ def parse_spec(text: str, file: str = "spec") -> Spec:
     for task in tasks:
         if not task.criteria:
             warnings.append(f"line {task.line}: task {task.number} has no success criteria: nothing will be checked")
-    return Spec(file, text, tuple(tasks), tuple(sorted(warnings, key=warned_line)), tuple(find_outside(text, blocks, common)))
+    return Spec(file, text, tuple(tasks), tuple(sorted(warnings, key=warned_line)), tuple(find_outside(text, blocks, common, above)))
 
 
 def warned_line(warning: str) -> int:
@@ -944,9 +999,9 @@ def warned_line(warning: str) -> int:
     return int(warning[len("line "):warning.index(":")])
 
 
-def find_outside(text: str, blocks: Sequence[Block], common: Sequence[Field]) -> Iterator[Tuple[int, int]]:
+def find_outside(text: str, blocks: Sequence[Block], common: Sequence[Field], above: AbstractSet[int]) -> Iterator[Tuple[int, int]]:
     """The first and last line of all that says something, but belongs to no task."""
-    inside = {line.number for part in (*blocks, *common) for line in part.lines} | {block.line for block in blocks}
+    inside = {line.number for part in (*blocks, *common) for line in part.lines} - above | {block.line for block in blocks if block.number is not None}
     first = last = 0
     for number, row in enumerate(text.split("\n"), 1):
         if number in inside and first:
@@ -979,22 +1034,43 @@ def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line]
     style = label_style(lines)
     description: List[Line] = []
     fields: List[Tuple[Line, List[Line]]] = []
+    dropped: List[Tuple[str, List[Line]]] = []
     target, label, blank = description, None, False   # where lines go, the label above, whether a blank line is between
     for line in lines:
         if line.kind == "label" and not (label and is_item_of(line, label, target)):
-            fields.append((line, [line._replace(kind="text", text=line.value, level=0)]))
+            fields.append((line, [line._replace(kind="value", text=line.value, level=0)]))
             target, label = (target, label) if line.ends else (fields[-1][1], line)
         else:
             if blank and label and label.name in FILE_WIDE and target and target[0].text == label.value != "":
                 target = description   # a setting is one line: what stands behind a blank line is the task's
             reason = reason_to_leave_out(line, label, target, blank, style)
             if reason:
-                warnings.append(f"line {line.number}: {reason}")
-                target = []
-            else:
-                target.append(line if line.kind != "label" else line._replace(kind="item", value=line.text.strip()[1:].lstrip(".) \t")))
+                dropped.append((reason, []))
+                target = dropped[-1][1]
+            target.append(line if line.kind != "label" else line._replace(kind="item", value=line.text.strip()[1:].lstrip(".) \t")))
         blank = line.kind == "blank"
+    warnings += [f"line {left[0].number}: {reason}{up_to(left)}" for reason, left in dropped]
+    warnings += [f"line {line.number}: {line.unknown!r} is no label and is taken as text; {meant!r} would be one" for line in description if line.unknown
+                 for meant in [look_alike(line.unknown)] if meant]
     return description, [Field(label.name, label.number, tuple(value), label.dress == "sentence") for label, value in fields]
+
+
+def up_to(lines: Sequence[Line]) -> str:
+    """How far it goes, of what is left out, if that is more than a line."""
+    last = max(line.number for line in lines if line.text.strip())
+    return f" (up to line {last})" if last > lines[0].number else ""
+
+
+def look_alike(words: str) -> str:
+    """The label that words are a misspelling of: one letter too many, too few, changed, or two exchanged."""
+    name = words.lower()
+    for label in LABELS if 4 <= len(name) <= 18 else ():
+        if abs(len(label) - len(name)) < 2 and len(label) > 4 and label[0] == name[0] and label != name:
+            start = next((at for at, pair in enumerate(zip(label, name)) if pair[0] != pair[1]), min(len(label), len(name)))
+            rest, other = label[start:], name[start:]
+            if rest[1:] == other[1:] or rest[1:] == other or rest == other[1:] or (rest[:2] == other[1::-1] and rest[2:] == other[2:]):
+                return label
+    return ""
 
 
 class LabelStyle(NamedTuple):
@@ -1030,10 +1106,11 @@ def reason_to_leave_out(line: Line, label: Optional[Line], value: Sequence[Line]
         ends = label and (line.level <= label.level if label.dress == "heading" else label.name != "task")
         return f"the section {words!r} belongs to no task and is left out" if ends else ""
     if label and label.dress == "sentence" and label.name != "task" and blank and line.kind == "text" and not line.level:
-        return f"{words!r} stands behind the task and is left out" if value and value[0].text == label.value != "" else ""
+        return f"{words!r} stands behind the task and is left out" if value[:1] and value[0].text == label.value != "" else ""
     unknown = line.unknown and style.levels.get(line.dress) == line.level and is_capital(line.unknown) == style.capital
     if unknown and (label or style.task) and not is_content(line, label, value):
-        return f"the label {line.unknown!r} is unknown; it and its value are left out"
+        meant = look_alike(line.unknown)
+        return f"the label {line.unknown!r} is unknown; it and its value are left out" + (f"; {meant!r} would be known" if meant else "")
     return ""
 
 
@@ -1050,12 +1127,14 @@ def is_content(line: Line, label: Optional[Line], value: Sequence[Line]) -> bool
     return above.endswith((":", "：")) or (not above if label.name == "criteria" else not name)
 
 
-def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[str]) -> Task:
-    lines = mark_sentences(unwrap_fence(block.lines, warnings), warnings)
+def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[str]) -> Tuple[Task, Sequence[Line]]:
+    """A block's task, and the lines above its labels that are no part of it."""
+    lines = mark_sentences(without_indented_code(unwrap_fence(block.lines, warnings)), warnings)
     description, fields = split_fields(lines, warnings)
     told = [line for line in description if line.kind in ("text", "item", "code", "label") and line.text.strip()]
-    if any(entry.name == "task" for entry in fields):
-        warn_of_text(lines, told, block.number is not None, warnings)
+    labelled = any(entry.name == "task" for entry in fields)
+    if labelled:
+        warn_of_text(lines, told, block.number is not None, file, warnings)
     elif told:
         fields.insert(0, Field("task", told[0].number, tuple(description)))
     elif block.title and fields:
@@ -1071,18 +1150,21 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
     if not settings.get("prompt"):
         found = f"task {block.number} without text" if block.number is not None else "no task"
         raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
-    line = block.line if block.number is not None else next(entry.line for entry in fields if entry.name == "task")
-    return Task(1 if block.number is None else block.number, block.title, line, **settings)
+    line = block.line if block.number is not None else settings["lines"]["task"]
+    return Task(1 if block.number is None else block.number, block.title, line, **settings), description if labelled else ()
 
 
-def warn_of_text(lines: Sequence[Line], told: Sequence[Line], headed: bool, warnings: List[str]) -> None:
+def warn_of_text(lines: Sequence[Line], told: Sequence[Line], headed: bool, file: str, warnings: List[str]) -> None:
     """Warn of text beside a task that has a label, unless it only leads in, or is a paragraph above a whole file's labels."""
     first = next(line.number for line in lines if line.kind == "label")
     blank = max((line.number for line in lines if line.kind == "blank" and line.number < first), default=0)
-    lead = LEAD_IN.match("\n".join(line.text.strip() for line in told if line.number < first) + "\n")
+    above = "\n".join(line.text.strip() for line in told if line.number < first) + "\n"
+    lead = LEAD_IN.match(above)
+    if lead and above[lead.end():].strip():
+        raise SpecError(file, first, "a second task in one task", "one task, or a heading such as '## Task 2: …' above each task")
     beside = [line for line in told if line.number > first or not lead and (headed or line.number > blank)]
     if beside:
-        warnings.append(f"line {beside[0].number}: {shorten(beside[0].text, 40)!r} is not part of the task and is left out")
+        warnings.append(f"line {beside[0].number}: {shorten(beside[0].text, 40)!r} is not part of the task and is left out{up_to(beside)}")
 
 
 def refuse_second(fields: Sequence[Field], lines: Sequence[Line], file: str) -> None:
@@ -1106,12 +1188,14 @@ def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List
         settings["prompt"] = text[lead.end():] if lead else text
     elif entry.name == "criteria":
         if not NONE.fullmatch(text):
-            settings["criteria"] = tuple(required(split_criteria(entry, warnings), entry, file, "a list such as '1. File config.py exists'"))
+            items = required(split_criteria(entry, warnings), entry, file, "a list such as '1. File config.py exists'")
+            settings["criteria"], settings["criteria_lines"] = zip(*items)
     elif entry.name == "retry":
         settings["retry_strategy"] = text if text and not NONE.fullmatch(text) else None
+        warn_of_retry(entry, text, warnings)
     elif entry.name == "tools":
         tools = required(split_tools(text), entry, file, TOOL_FORMS)
-        unclear = [tool for tool in tools if not re.fullmatch(r"[\w*:.-]+ ?(?:\(.*\))?", tool)]
+        unclear = [tool for tool in tools if not re.fullmatch(r"[A-Za-z_*][\w*:.-]* ?(?:\([^\n]*\))?", tool) or not tool.isprintable()]
         if unclear:
             raise SpecError(file, entry.line, f"tool {shorten(unclear[0], 60)!r}", TOOL_FORMS)
         settings["tools"] = tuple(tools)
@@ -1121,13 +1205,24 @@ def read_field(entry: Field, file: str, settings: Dict[str, Any], warnings: List
         raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} without a value", VALUE_FORMS[entry.name][1])
 
 
+def warn_of_retry(entry: Field, text: str, warnings: List[str]) -> None:
+    """Tell of what may not have been meant as a retry strategy."""
+    if re.fullmatch(r"\d+(?: times?)?", text):
+        warnings.append(f"line {entry.line}: the retry strategy {text!r} goes into the next prompt; how often is said by --retries")
+    masked = mask_quoted(text)
+    following = NEXT_SENTENCE.search(masked) if entry.in_sentence else SENTENCES["criteria"].search(masked)
+    if following:
+        words = shorten(text[following.end() if entry.in_sentence else following.start():], 40)
+        warnings.append(f"line {entry.line}: {words!r} is taken as a part of the retry strategy")
+
+
 TOOL_FORMS = "tool names such as 'Write, Bash(git log:*)'"
 NONE = re.compile(r"none|no|n/a|no retr(?:y|ies)|[-–—]", re.I)
 
 
-def required(items: List[str], entry: Field, file: str, expected: str) -> List[str]:
+def required(items: List[Any], entry: Field, file: str, expected: str) -> List[Any]:
     if not items:
-        raise SpecError(file, entry.line, f"{entry.name} without any", expected)
+        raise SpecError(file, entry.line, f"a label for {entry.name} with nothing behind it", expected)
     return items
 
 
@@ -1147,9 +1242,10 @@ def positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def one_word(text: str) -> str:
-    if len(text.split()) > 1:
+    word = text.strip("`")
+    if len(word.split()) != 1 or word.startswith("-") or not word.isprintable():
         raise ValueError(text)
-    return text.strip("`")
+    return word
 
 
 VALUE_FORMS: Dict[str, Tuple[Callable[[str], Any], str]] = {
@@ -2299,22 +2395,28 @@ class Kind(NamedTuple):
     advice: Callable[[Criterion], str]
 
 
-def quoted_list(items: Sequence[str]) -> str:
-    return ", ".join(repr(item) for item in items)
+def quoted_list(items: Sequence[str], either: bool = False) -> str:
+    quoted = [f"'{item}'" for item in items]
+    return ", ".join(quoted) if not either or len(quoted) < 2 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
 def looking_for(criterion: Criterion) -> str:
-    return f"look {'that there is no' if criterion.negated else 'for'} {quoted_list(criterion.targets)}"
+    found = f"/{criterion.targets[0]}/" if criterion.where == "regex" else quoted_list(criterion.targets, criterion.either)
+    return f"look {'that there is no' if criterion.negated else 'for'} {found}"
+
+
+def at_most_weak(criterion: Criterion) -> str:
+    return "; weak at most" if criterion.described or not criterion.literal else ""
 
 
 MUST_RUN = {"": "", "ran": ", and one must have been run", "tests": ", and tests must have been run"}
 NEEDS = {"": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
-         lambda c: f"run {c.command!r}" + (f", look for {quoted_list(c.targets)} in its output" if c.targets else ", exit code 0"),
+         lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else "exit code 0"),
          lambda c: "make the command succeed" + (f" and print {quoted_list(c.targets)}" if c.targets else "")),
     Kind("output", read_output, judge_output,
-         lambda c: looking_for(c) + (" in Claude's last text" if c.where == "response" else " in what Bash calls printed"),
+         lambda c: looking_for(c) + (" in Claude's last text" if c.where == "response" else " in what Bash calls printed") + at_most_weak(c),
          lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the "
                    + ("answer" if c.where == "response" else "output of a command")),
     Kind("no_errors", read_no_errors, judge_no_errors,
@@ -2322,10 +2424,10 @@ KINDS: Tuple[Kind, ...] = (
                    + (f", and {c.names[0]} must have been run" if c.names else MUST_RUN[c.needs]),
          lambda c: "run the code and make it work without errors"),
     Kind("file_exists", read_exists, judge_exists,
-         lambda c: f"{quoted_list(c.names)} must " + ("not exist" if c.negated else NEEDS[c.needs]),
+         lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs]),
          lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "actually create the file"),
     Kind("contains", read_contains, judge_contains,
-         lambda c: f"{looking_for(c)} in {quoted_list(c.names) or 'the files that the run writes'}",
+         lambda c: f"{looking_for(c)} in {quoted_list(c.names) or 'the files that the run writes'}{at_most_weak(c)}",
          lambda c: (f"take {quoted_list(c.targets)} out of " if c.negated else f"put {quoted_list(c.targets)} into ")
                    + (", ".join(c.names) or "the file")),
     Kind("keywords", read_keywords, judge_keywords,
@@ -3218,7 +3320,7 @@ def check_spec(spec: Spec, options: Options) -> str:
     numbers = [task.number for task in spec.tasks]
     for number in options.tasks:
         if number not in numbers:
-            raise UsageError(f"--task {number}: {spec.file} has no such task; it has {', '.join(map(str, numbers))}")
+            raise SpecError(spec.file, None, f"--task {number}, which is not in it", f"one of {', '.join(map(str, numbers))}")
     return directory
 
 
@@ -3550,10 +3652,12 @@ def plan_document(spec: Spec, options: Options, records: Sequence[Record], warni
     tasks, found = [], list(spec.warnings)
     for task in chosen_tasks(spec, options):
         criteria, limit = read_criteria(task.criteria), choose_limit(task, options, records)
-        found += [f"line {task.lines['criteria']}: {criterion.text!r} can only be matched by its words and never counts as proved"
-                  for criterion in criteria if criterion.kind == "keywords"]
+        found += [f"line {line}: {shorten(criterion.text, 100)!r} can only be matched by its words and never counts as proved"
+                  for line, criterion in zip(task.criteria_lines, criteria) if criterion.kind == "keywords"]
         if task.tools and options.permissions == "skip":
             found.append(f"line {task.lines['tools']}: under --dangerously-skip-permissions the list of tools restricts nothing")
+        if options.question and not task.prompt.startswith("What is "):
+            found.append(f"line {task.lines['task']}: --question leaves the prompt as it is: it is no instruction to make something")
         tasks.append({
             "number": task.number, "title": task.title, "line": task.line, "prompt": task.prompt, "timeout": limit.seconds,
             "timeout_source": limit.source, "timeout_basis": limit.basis,
@@ -3561,7 +3665,7 @@ def plan_document(spec: Spec, options: Options, records: Sequence[Record], warni
             "tools": list(task.tools or choose_tools(task.prompt)),
             "command": build_command(task, None, agent, options.permissions), "cwd": task_directory(task, directory),
         })
-    return {"schema": SCHEMA, "spec": spec.file, "warnings": [*warnings, *sorted(found, key=warned_line)], "tasks": tasks}
+    return {"schema": SCHEMA, "spec": spec.file, "warnings": [*warnings, *sorted(dict.fromkeys(found), key=warned_line)], "tasks": tasks}
 
 
 def criterion_document(criterion: Criterion) -> Dict[str, Any]:
@@ -3698,19 +3802,20 @@ def print_plan(document: Mapping[str, Any], spec: Spec, options: Options) -> Non
     """A dry run's page: how each task was read and from which lines, what would be run, and how each criterion would be checked."""
     warnings = document["warnings"]
     told = f", {plural(len(warnings), 'warning')} below" if warnings else ""
-    print(f"{document['spec']}: {plural(len(document['tasks']), 'task')}{told}; nothing is run")
+    print(f"{printable(document['spec'])}: {plural(len(document['tasks']), 'task')}{told}; nothing is run")
     for task, plan in zip(chosen_tasks(spec, options), document["tasks"]):
         title = f"Task {task.number}" + (f": {shorten(task.title, 100)}" if task.title else "")
         print(f"\n{paint(title, 'bold', sys.stdout)} (line {task.line})")
         for name, value in plan_rows(task, plan, options):
             print(f"  {name:<11} {value}")
-        for number, criterion in enumerate(plan["criteria"], 1):
-            print(f"  {number:>2}. {shorten(criterion['text'], 400)}")
+        for number, (criterion, line) in enumerate(zip(plan["criteria"], task.criteria_lines), 1):
+            print(f"  {number:>2}. {shorten(criterion['text'], 400)} (line {line})")
             print(f"      {paint(criterion['kind'] + ': ' + shorten(criterion['check'], 400), 'dim', sys.stdout)}")
-        for command in (criterion["command"] for criterion in plan["criteria"] if "command" in criterion):
+        for command in dict.fromkeys(criterion["command"] for criterion in plan["criteria"] if "command" in criterion):
             print(f"  {'will be run':<11} {shorten(command, 400)}")
     if spec.outside:
-        print("\nin no task: lines " + ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in spec.outside))
+        ranges = [f"{first}-{last}" if last > first else str(first) for first, last in spec.outside]
+        print(f"\nin no task: line{'s' if len(ranges) > 1 or '-' in ranges[0] else ''} {', '.join(ranges)}")
     for warning in warnings:
         print(f"{paint('warning', 'yellow', sys.stdout)}: {warning}")
 
@@ -3720,9 +3825,10 @@ def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator
     def source(name: str, otherwise: str = "") -> str:
         return f" (line {task.lines[name]})" if name in task.lines else otherwise
 
-    long = f"{task.prompt[:200]} … {task.prompt[-80:]}  ({len(task.prompt)} characters)"
-    rows = (task.prompt if len(task.prompt) <= 300 else long).split("\n")
-    yield "prompt", f"\n{'':14}".join(shorten(row, 300) for row in rows)
+    rows = printable(task.prompt).split("\n")
+    if len(rows) > 12:
+        rows[8:-3] = [f"… {len(rows) - 11} lines left out …"]
+    yield "prompt", f"\n{'':14}".join(row if len(row) <= 300 else f"{row[:200]} … {row[-80:]}" for row in rows)
     basis = f": {plan['timeout_basis']}" if plan["timeout_basis"] else ""
     limit = source("timeout") if plan["timeout_source"] == "spec" else f" ({SOURCES[plan['timeout_source']]}{basis})"
     yield "time limit", f"{plan['timeout']:g} s{limit}"
@@ -3730,7 +3836,12 @@ def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator
     if retries:
         yield "retries", f"up to {retries}" + (f": {shorten(task.retry_strategy, 200)}{source('retry')}" if task.retry_strategy else "")
     yield "tools", ", ".join(plan["tools"]) + source("tools", " (by the task's words)")
-    yield "directory", plan["cwd"] + source("directory")
+    yield "directory", printable(plan["cwd"]) + source("directory")
+    for name in ("model", "max_turns", "budget"):
+        value = getattr(task, name)
+        if value is not None:
+            wins = name != "budget" and getattr(options, name) is not None
+            yield name.replace("_", " "), f"{value}" + (f" (--{name.replace('_', '-')})" if wins else source(name))
     words = [shorten(word, 40) if word == task.prompt else word for word in plan["command"]]
     yield "agent", shlex.join(words) + ("" if task.prompt in plan["command"] else "  (the prompt goes in by standard input)")
 
@@ -4032,7 +4143,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except CcError as error:
         print(f"cc_execute: {error}", file=sys.stderr)
         if "--json" in argv:
-            usage = {"file": None, "line": None, "found": str(error), "expected": "see --help"}
+            found, _, expected = str(error).partition("; expected ")
+            usage = {"file": None, "line": None, "found": found, "expected": expected or "see --help"}
             print(json.dumps({"error": getattr(error, "details", usage)}))
         return error.exit_status
     except OSError as error:          # stdout is full or its terminal is gone
@@ -4084,7 +4196,8 @@ def show_plans(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
     if as_json:
         print(json.dumps(plans[0] if len(plans) == 1 else {"schema": SCHEMA, "specs": plans}, indent=1))
     else:
-        for spec, plan in zip(specs, plans):
+        for number, (spec, plan) in enumerate(zip(specs, plans)):
+            print("\n" * bool(number), end="")
             print_plan(plan, spec, options)
     return 0
 

@@ -163,12 +163,12 @@ def test_a_dry_run_shows_the_reading_with_its_lines(run_cc):
     done = run_cc("-", "--dry-run", "--retries", "1", input=PLANNED.format(words="words " * 200))
     page = done.stdout
     for words in ("-: 1 task, 3 warnings below; nothing is run", "Task 4: Settings (line 3)", "90 s (line 5)", "up to 1: be exact (line 12)",
-                  "Write (line 6)", "1. a.py exists", "file_exists: 'a.py' must exist", "command: run 'make check', exit code 0",
-                  "will be run make check", "in no task: lines 1", "warning: line 6: ", "warning: line 7: the label 'Owner'",
-                  "warning: line 8: 'it is nice'", "characters)"):
+                  "Write (line 6)", "1. a.py exists (line 9)", "file_exists: 'a.py' must exist", "command: run 'make check', exit code 0",
+                  "will be run make check", "in no task: line 1\n", "warning: line 6: ", "warning: line 7: the label 'Owner'",
+                  "warning: line 11: 'it is nice'", " … "):
         assert words in page, page
     assert "\x1b" not in page and max(map(len, page.split("\n"))) < 500
-    assert [int(line) for line in re.findall(r"^warning: line (\d+)", page, re.M)] == [6, 7, 8]
+    assert [int(line) for line in re.findall(r"^warning: line (\d+)", page, re.M)] == [6, 7, 11]
 
 
 def test_a_question_is_asked_in_the_form_of_the_worked_example(run, stand_in):

@@ -54,7 +54,7 @@ def summary(task: Task) -> dict:
 
 
 def comparable(fields: dict) -> dict:
-    told = {name: value for name, value in fields.items() if name not in ("line", "lines")}
+    told = {name: value for name, value in fields.items() if name not in ("line", "lines", "criteria_lines")}
     return {**told, "retry_strategy": without_full_stop(told["retry_strategy"])}
 
 
