@@ -615,8 +615,10 @@ def unwrap_fence(lines: Sequence[Line], warnings: List[str]) -> Sequence[Line]:
 def without_indented_code(lines: Sequence[Line]) -> Sequence[Line]:
     """The lines with what looks like a label in an indented code block made text: "    timeout: 5" below a description."""
     outer = min((line.level for line in lines if line.kind == "label" and line.dress == ""), default=0)
-    return [line if line.kind != "label" or line.dress or line.level < outer + 4 else line._replace(kind="text", name="", value=line.text.strip())
-            for line in lines]
+    def is_code(line: Line) -> bool:
+        return line.kind == "label" and not line.dress and line.level >= outer + 4
+
+    return [line._replace(kind="text", name="", value=line.text.strip()) if is_code(line) else line for line in lines]
 
 
 # -- sentences that say what a label would
@@ -709,7 +711,7 @@ def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence]
     leads = (match for match in LEAD_IN.finditer(text) if begins_sentence(text, match.start()))
     lead = next(leads, None) if "task" not in labels else None
     begin = lead.end() if lead else 0
-    said = {name: [match for match in pattern.finditer(masked, begin) if begins_sentence(masked, match.start())] if name not in labels else []
+    said = {name: [match for match in pattern.finditer(masked, begin) if name not in labels and begins_sentence(masked, match.start())]
             for name, pattern in SENTENCES.items()}
     criteria = choose_criteria(said["criteria"], masked, said["timeout"])
     checked = criteria.start() if criteria else labels.get("criteria", len(text))
@@ -720,13 +722,15 @@ def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence]
     found += [Sentence("criteria", criteria.start(), criteria.end())] if criteria else []
     found += [Sentence("timeout", time.start(), time.start("value"), time.end())] if time else []
     found += [Sentence("retry", again.start(), value_of_retry(again))] if again else []
-    passed = [Sentence("criteria", match.start(), 0) for match in said["criteria"]
-              if match is not criteria and match.start() < checked and match[0][:3].lower() != "and"]
-    passed += [Sentence("timeout", match.start(), 0) for match in said["timeout"] if match is not time and match.start() < checked]
-    passed += [Sentence("retry strategy", match.start(), 0) for match in said["retry"] if not again and "try" in match[0].lower()]
-    passed += [Sentence("timeout", match.start(), 0) for match in SENTENCES["timeout"].finditer(masked)
-               if "timeout" in labels and match[0][0] not in "Tt" and begins_sentence(masked, match.start())]
-    return sorted(found, key=lambda sentence: sentence.start), passed
+    passed = {"criteria": [match for match in said["criteria"] if match is not criteria and match[0][:3].lower() != "and"],
+              "timeout": [match for match in said["timeout"] if match is not time],
+              "retry strategy": [match for match in said["retry"] if not again and "try" in match[0].lower()]}
+    if "timeout" in labels:           # that wins, but the sentence says another time
+        passed["timeout"] = [match for match in SENTENCES["timeout"].finditer(masked)
+                             if match[0][0] not in "Tt" and begins_sentence(masked, match.start())]
+    left = [Sentence(name, match.start(), 0) for name, matches in passed.items() for match in matches
+            if match.start() < checked or name == "retry strategy"]
+    return sorted(found, key=lambda sentence: sentence.start), left
 
 
 def begins_sentence(text: str, at: int) -> bool:
@@ -762,7 +766,8 @@ def choose_time(matches: Sequence[Any], checked: int) -> Any:
         return True
     times = [match for match in matches if names_time(match)]
     before = [match for match in times if match.start() < checked]
-    unclear = [match for match in matches if match[0][0] not in "Tt" and (len(match["value"].split()) < 3 or not match["value"][0].isdigit())]
+    unclear = [match for match in matches
+               if match[0][0] not in "Tt" and (len(match["value"].split()) < 3 or not match["value"][0].isdigit())]
     return (before[-1:] or times[:1] or unclear[-1:] or [None])[0]
 
 
@@ -1001,7 +1006,8 @@ def warned_line(warning: str) -> int:
 
 def find_outside(text: str, blocks: Sequence[Block], common: Sequence[Field], above: AbstractSet[int]) -> Iterator[Tuple[int, int]]:
     """The first and last line of all that says something, but belongs to no task."""
-    inside = {line.number for part in (*blocks, *common) for line in part.lines} - above | {block.line for block in blocks if block.number is not None}
+    inside = {line.number for part in (*blocks, *common) for line in part.lines} - above
+    inside |= {block.line for block in blocks if block.number is not None}
     first = last = 0
     for number, row in enumerate(text.split("\n"), 1):
         if number in inside and first:
@@ -1047,11 +1053,12 @@ def split_fields(lines: Sequence[Line], warnings: List[str]) -> Tuple[List[Line]
             if reason:
                 dropped.append((reason, []))
                 target = dropped[-1][1]
-            target.append(line if line.kind != "label" else line._replace(kind="item", value=line.text.strip()[1:].lstrip(".) \t")))
+            item = line._replace(kind="item", value=line.text.strip()[1:].lstrip(".) \t")) if line.kind == "label" else line
+            target.append(item)
         blank = line.kind == "blank"
     warnings += [f"line {left[0].number}: {reason}{up_to(left)}" for reason, left in dropped]
-    warnings += [f"line {line.number}: {line.unknown!r} is no label and is taken as text; {meant!r} would be one" for line in description if line.unknown
-                 for meant in [look_alike(line.unknown)] if meant]
+    alike = [(line, look_alike(line.unknown)) for line in description if line.unknown]
+    warnings += [f"line {line.number}: {line.unknown!r} is no label and is taken as text; {meant!r} would be one" for line, meant in alike if meant]
     return description, [Field(label.name, label.number, tuple(value), label.dress == "sentence") for label, value in fields]
 
 
@@ -1114,7 +1121,8 @@ def reason_to_leave_out(line: Line, label: Optional[Line], value: Sequence[Line]
     return ""
 
 
-PART_OF_TASK = re.compile(r"(?:notes?|examples?|requirements?|inputs?|outputs?|steps?|details|format|constraints?|important|warning|hint)", re.I)
+PART_OF_TASK = re.compile(r"(?:notes?|examples?|requirements?|inputs?|outputs?|steps?|details|format|constraints?|important|warning|hint)",
+                          re.I)
 
 
 def is_content(line: Line, label: Optional[Line], value: Sequence[Line]) -> bool:
