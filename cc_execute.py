@@ -380,6 +380,7 @@ MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?
 LABEL = re.compile(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}"
                    r"(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
                    r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}(?:[:：]|$))|[:：])(?P<apart>\s+|(?<=：)|$)?")
+DASHED = re.compile(r"(Task|Prompt|Timeout|Time limit|(?:Success|Acceptance) criteria|Retry strategy)\s{1,3}[-–—]\s+", re.I)
 RULE = re.compile(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
 
@@ -478,6 +479,9 @@ def classify_words(number: int, row: str, words: str) -> Line:
         name = " ".join(re.split(r"[\s_-]+", label["name"].lower()))
         if name in LABELS:
             return Line(number, row, "label", LABELS[name], label_value(label, body), indent, dress)
+    dashed = DASHED.match(body) if not label else None
+    if dashed:
+        return Line(number, row, "label", LABELS[" ".join(dashed[1].lower().split())], body[dashed.end():], indent, dress)
     unknown = label["name"] if label and label["apart"] is not None and not re.search(r"\d", label["name"]) else ""
     unknown = unknown if len(unknown.split()) < (5 if dress else 4) else ""
     if marker:
@@ -629,7 +633,8 @@ FAILS = rf"(?:If\s+(?:(?:(?:the|this|any)\s+)?{WORK}|this)\s+(?:fails?|is\s+not\
 AND_EVALUATE = r"[,\s]\s{0,20}(?:and\s{1,20})?evaluate\b"
 UNIT_ON_NEXT_LINE = r"\n(?=[ \t]{0,40}(?:\(|sec|min|hour))"
 LEAD_IN = re.compile(r"(?:Please\s+)?(?:Use|Using)\s+(?:your\s+|the\s+|my\s+)?\S{1,200}\.md\b[^:：.]{0,60}[:：]\s*"
-                     r"|(?:to\s+)?execute\s+the\s+(?:task|following)[:：]\s*|to\s+execute[:：]\s*", re.I)
+                     r"|(?:to\s+)?execute\s+(?:the|this)\s+(?:task|following)[:：]\s*|to\s+execute[:：]\s*", re.I)
+GREETING_CHARS = 60                   # "Hi, please use your x.md to execute the task: …"
 SENTENCES = {
     "timeout": re.compile(
         r"(?:(?:Expect|Allow|Set)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)(?:\s+using\s+the\s+redis\s+prompt)?"
@@ -708,7 +713,8 @@ def find_sentences(text: str, labels: Mapping[str, int]) -> Tuple[List[Sentence]
     """The sentences of a text (its code masked by NUL) that stand for labels other than `labels`, in order; and those that
     read like one, but are the task's own words. `labels` tells where each begins."""
     masked = mask_quoted(text)
-    leads = (match for match in LEAD_IN.finditer(text) if begins_sentence(text, match.start()))
+    leads = (match for match in LEAD_IN.finditer(text)
+             if begins_sentence(text, match.start()) or match.start() < GREETING_CHARS and ".md" in match[0] and "\n" not in text[:match.start()])
     lead = next(leads, None) if "task" not in labels else None
     begin = lead.end() if lead else 0
     said = {name: [match for match in pattern.finditer(masked, begin) if name not in labels and begins_sentence(masked, match.start())]
@@ -846,7 +852,7 @@ def plain_text(lines: Sequence[Line]) -> str:
     if fence and len(rows) > 2 and rows[-1].strip() == fence[1] and not any(row.strip().startswith(fence[1]) for row in rows[1:-1]):
         text = "\n".join(rows[1:-1]).strip("\n")
     pair = text[:1] + text[-1:]
-    if len(text) > 2 and pair in ('""', "''", "“”", "„“", "«»") and not set(pair) & set(text[1:-1]):
+    if len(text) > 2 and pair in ('""', "''", "“”", "„“", "„”", "«»", "»«", "‘’", "「」") and not set(pair) & set(text[1:-1]):
         text = text[1:-1].strip()
     return text
 
@@ -1157,7 +1163,8 @@ def read_task(block: Block, common: Sequence[Field], file: str, warnings: List[s
         warnings.append(f"line {line.number}: the labels in the code fence are a part of the task's text and count for nothing else")
     if not settings.get("prompt"):
         found = f"task {block.number} without text" if block.number is not None else "no task"
-        raise SpecError(file, block.line, found, "what Claude has to do, as plain text or after 'Task:'")
+        line = settings["lines"].get("task", block.line)
+        raise SpecError(file, line, found, "what Claude has to do, as plain text or after 'Task:'")
     line = block.line if block.number is not None else settings["lines"]["task"]
     return Task(1 if block.number is None else block.number, block.title, line, **settings), description if labelled else ()
 
@@ -1170,7 +1177,7 @@ def warn_of_text(lines: Sequence[Line], told: Sequence[Line], headed: bool, file
     lead = LEAD_IN.match(above)
     if lead and above[lead.end():].strip():
         raise SpecError(file, first, "a second task in one task", "one task, or a heading such as '## Task 2: …' above each task")
-    beside = [line for line in told if line.number > first or not lead and (headed or line.number > blank)]
+    beside = [line for line in told if line.number > first or not lead and first > line.number and (headed or line.number > blank)]
     if beside:
         warnings.append(f"line {beside[0].number}: {shorten(beside[0].text, 40)!r} is not part of the task and is left out{up_to(beside)}")
 
