@@ -638,7 +638,7 @@ GREETING_CHARS = 60                   # "Hi, please use your x.md to execute the
 SENTENCES = {
     "timeout": re.compile(
         r"(?:(?:Expect|Allow|Set)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)(?:\s+using\s+the\s+redis\s+prompt)?"
-        r"(?:\s+of\b|:|(?=\s+\d))|(?:Timeout|Time\s+limit):)\s+"
+        r"(?:\s+of\b|:|(?=\s+\d))\s+|(?:Timeout|Time\s+limit):\s+|(?=(?:Use|Let)\s+(?:the\s+)?redis\s[^.\n]{1,30}\b(?:timeout|time\s+limit)\b))"
         rf"(?P<value>(?:[^.,;\n]|[.,]\d|(?!{AND_EVALUATE}),|{UNIT_ON_NEXT_LINE}){{1,200}}?)"
         rf"(?:\.(?=\s|$|[^\x00-\x7f])|(?=(?!{UNIT_ON_NEXT_LINE})\n|$|;|{AND_EVALUATE}))", re.I),
     "criteria": re.compile(
@@ -801,8 +801,8 @@ NUMBER = re.compile(r"(?:^|(?<=[\s,;；、，。]))\(?(?:(\d{1,3})|([a-z])(?=\))
 DURATION = re.compile(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?=\W|\d|$)", re.I)
 APPROXIMATE = re.compile(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*|\s+(?:max(?:imum)?|at most|or less)$", re.I)
 SECONDS = {"h": 3600, "m": 60, "s": 1}
-ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate)"
-                            r"|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?", re.I)
+ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate|set|choose)(?:\s+(?:on\s+)?the\s+(?:timeout|time\s+limit))?"
+                            r"|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?(?:\s+(?:for\s+)?the\s+(?:timeout|time\s+limit))?", re.I)
 
 
 def parse_duration(text: str) -> Optional[float]:
