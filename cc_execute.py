@@ -126,6 +126,10 @@ class Criterion(NamedTuple):
     command: str = ""                 # for sh -c
     literal: bool = True              # the targets are meant as they stand; else their words may stand apart and have endings
     described: bool = False           # the words describe what is wanted: finding them is never proof
+    status: str = ""                  # an exit status: "0", "2" or "nonzero"; of a command also "empty": it prints nothing
+    form: str = ""                    # what a file is to be valid as, what is to be defined, what is to be counted
+    least: int = 0                    # of what is counted
+    most: Optional[int] = None
 
 
 class Task(NamedTuple):
@@ -1747,9 +1751,10 @@ TOKEN = re.compile(r"`([^`]+)`|(?<![\w=])(?:\"([^\"]+)\"|“([^”]+)”|'([^']+
 BARE_NAMES = {"makefile", "dockerfile", "readme", "license", "changelog", "procfile", "gemfile", "rakefile", "jenkinsfile", "vagrantfile"}
 FILE_NOUNS = {"file", "files", "script", "module"}
 FOLDER_NOUNS = {"folder", "folders", "directory", "directories"}
-NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | {"the", "a", "an", "both", "new", "named", "called", "at", "and", "or", "either"}
+NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | {"the", "a", "an", "both", "new", "old", "original", "generated", "resulting", "existing", "main", "named", "called",
+                                          "at", "and", "or", "either", "also", "all"}
 NOT_NAMES = set("structure layout listing content contents size path that which it is was exists no none all any every each only".split())
-TARGET_NOISE = set("the a an port function class file named called endpoint variable constant string text word line value method key both "
+TARGET_NOISE = set("proper appropriate the a an port function class file named called endpoint variable constant string text word line value method key both "
                    "either comment comments statement statements".split())
 DESCRIBING = set("a an function class method endpoint variable constant comment statement exactly only least most every all each valid "
                  "correct proper without except more fewer than is are was were that which".split())
@@ -1757,6 +1762,37 @@ STOP_WORDS = set("the a an and or of to in on at for with without from by is are
                  "should must will can not no file files code exists contains includes output".split())
 HERE = {"", "here", "disk", *(f"the {kind}{place}" for kind in ("", "working ", "current ", "project ", "root ")
                               for place in ("directory", "folder", "root", "project", "repo", "repository", "workspace"))}
+
+
+REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
+    (r"^(?:please )?(?:verify|check|ensure|make sure|confirm)(?: that)? ", ""),
+    (r"\b(?:should|must|shall|may|can|will)(?: not|n['’]t| never) be\b", "is not"),
+    (r"\bcannot be\b", "is not"),
+    (r"\b(?:should|must|shall|may|can|will|has to|have to|needs? to|ought to)(?: not|n['’]t| never)\b|\bcannot\b", "does not"),
+    (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all)? be\b", "is"),
+    (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all)? ", ""),
+    (r" (?:any ?more|any longer|at all)(?=[.!]?$)", ""),
+    (r"\b(?:which|that) (?=is |are |has |contains )", ""),
+))
+QUOTED_WORDS = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|(?<![\w=])'[^']+'(?!\w)")
+
+
+def plain_words(text: str) -> str:
+    """A criterion in fewer words for the same: "should not contain" is "does not contain". What is quoted stays as it is."""
+    quoted: List[str] = []
+
+    def hide(match: Any) -> str:
+        quoted.append(match[0])
+        return f"\0{len(quoted) - 1}\0"
+    words = QUOTED_WORDS.sub(hide, re.sub(r"\*\*(.+?)\*\*|\[([^\]]+)\]\([^)]*\)", lambda m: m[1] or m[2], " ".join(text.split())))
+    for pattern, simpler in REWRITES:
+        words = pattern.sub(simpler, words)
+    return re.sub(r"\0(\d+)\0", lambda match: quoted[int(match[1])], words)
+
+
+def left_over(text: str, noise: AbstractSet[str]) -> List[str]:
+    """The words of a text that are not among `noise`."""
+    return [word for word in re.findall(r"[\w/.{}<>:$-]*[\w/}>]", text.lower()) if word not in noise]
 
 
 def tokenize(text: str) -> List[Token]:
@@ -1793,7 +1829,8 @@ def read_names(segment: str) -> Optional[Subject]:
     names = []
     for at, token in enumerate(tokens):
         before, after = lower[at - 1] if at else "", (lower[at + 1:] + [""])[0]
-        beside_noun = before in FILE_NOUNS | FOLDER_NOUNS | {"named", "called"} or after in ("folder", "directory")
+        listed = len(tokens) > 2 and lower[-1] in ("folders", "directories") and bool({",", "and"} & set(lower))   # "src, tests folders"
+        beside_noun = listed or before in FILE_NOUNS | FOLDER_NOUNS | {"named", "called"} or after in ("folder", "directory")
         if token.quoted or looks_like_path(token.text):
             names.append(token.text)
         elif beside_noun and lower[at] not in NAME_NOISE | NOT_NAMES and re.fullmatch(r"[\w.@+-]+", token.text):
@@ -1817,6 +1854,8 @@ def read_targets(segment: str) -> Optional[Targets]:
             groups.append([])
         else:
             groups[-1].append(token)
+    if any(CLAUSE.match(" ".join(token.text for token in group if not token.quoted)) for group in groups[1:]) or re.search(r"\bbut (?:not|no)\b", segment):
+        return None                   # "x and does not contain y" says two things
     phrases = [read_phrase(group) for group in groups if group]
     counts = COUNTED.match(segment) and not any(token.quoted for token in tokens)
     if not phrases or {"or", "and"} <= links or counts:
@@ -1825,15 +1864,24 @@ def read_targets(segment: str) -> Optional[Targets]:
     return Targets(tuple(text for found in texts for text in found), "or" in links, bool(negated), all(literal), any(described))
 
 
+OPERATOR = re.compile(r"[=!<>]=?|:=|->|\+=|-=|=>|\w+:")
+CLAUSE = re.compile(r"(?:not|but|does|doesn['’]t|is|are|has|have|contains?|exists?|prints?|runs?)\b|\S+ (?:contains?|exists?|has|does|is|are|prints?)\b", re.I)
+
+
 def read_phrase(group: Sequence[Token]) -> Tuple[List[str], bool, bool]:
     """The texts of one phrase, whether they are meant as they stand, and whether they only describe what is wanted."""
     words = [token.text for token in group if not token.quoted and token.text not in TARGET_NOISE]
     telling = {token.text.lower() for token in group if not token.quoted}
     quoted = [token.text for token in group if token.quoted]
+    if any(OPERATOR.fullmatch(token.text) for token in group if not token.quoted):   # an expression, as it stands
+        parts = [f'"{token.text}"' if token.quoted else token.text for token in group]
+        while parts and parts[-1].lower() in TARGET_NOISE | {"block", "guard", "check", "expression"}:
+            parts.pop()
+        return [" ".join(parts)], True, False
     if quoted:
         return quoted, True, bool(words)
     words = words or [token.text for token in group]
-    literal = (len(words) == 1 and is_symbol(words[0])) or any(re.fullmatch(r"[=<>!:+*/|&%-]+", word) for word in words)
+    literal = all(map(is_symbol, words)) or any(re.fullmatch(r"[=<>!:+*/|&%-]+", word) for word in words)
     return [" ".join(words)], literal, not literal and bool(DESCRIBING & telling)
 
 
@@ -1853,7 +1901,7 @@ def target_pattern(target: str) -> str:
         pattern += (r"\s+" if both_words else r"\s*" if previous else "") + (r"[\"'`]" if part in "\"'`“”" else re.escape(part))
         previous = part
     head = r"(?<![\w.-])" if parts[0][0].isdigit() else r"(?<!\w)" if is_word(parts[0][0]) else ""
-    tail = r"(?!\w|\.\d)" if parts[-1][-1].isdigit() else r"(?!\w)" if is_word(parts[-1][-1]) else ""
+    tail = r"(?!\w|\.\d)" if parts[-1][-1].isdigit() else r"(?!\w|-\w)" if is_word(parts[-1][-1]) else ""
     return head + pattern + tail
 
 
@@ -1870,6 +1918,10 @@ def search(target: str, literal: bool, text: str) -> Optional[Tuple[int, bool]]:
     other_case = None if found or target != target.lower() else re.search(target_pattern(target), text, re.I)
     if found or other_case:
         return text.count("\n", 0, (found or other_case).start()) + 1, bool(found)
+    owner = re.fullmatch(r"([A-Z]\w+)\.([a-z_]\w+)", target)   # Path.mkdir is also called as target.mkdir()
+    if owner and re.search(rf"\b{owner[1]}\b", text):
+        called = re.search(rf"\.{owner[2]}\(", text)
+        return (text.count("\n", 0, called.start()) + 1, False) if called else None
     places = [] if literal else [re.search(word_pattern(word), text, re.I) for word in telling_words(target)]
     if not places or not all(places):
         return None
@@ -1880,8 +1932,8 @@ def word_pattern(word: str) -> str:
     """A word out of a sentence with its endings; a name or number out of code as it stands."""
     if is_symbol(word):
         return target_pattern(word)
-    stem = word[:-1] if word.endswith("s") and len(word) > 3 else word
-    return rf"(?<!\w){re.escape(stem)}(?:s|es|d|ed|ing|er)?(?!\w)"
+    stem = re.sub(r"(?<=\w{4})(?:ions?|s)$|(?<=\w{3})s$", "", word)
+    return rf"(?<!\w){re.escape(stem)}(?:s|es|d|ed|ing|er|ions?)?(?!\w)"
 
 
 def telling_words(text: str) -> List[str]:
@@ -1897,6 +1949,31 @@ def read_file(path: str) -> Optional[str]:
             return file.read(SEARCH_LIMIT_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
+
+
+HASH_COMMENTS = {"py", "sh", "bash", "yml", "yaml", "toml", "rb", "cfg", "conf", "ini", "env", "pl", "r", "dockerfile", "makefile", "mk"}
+SLASH_COMMENTS = {"js", "mjs", "ts", "jsx", "tsx", "java", "c", "h", "cc", "cpp", "hpp", "cs", "go", "rs", "kt", "swift", "php", "scss", "css"}
+STRINGS = r"(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)"
+COMMENTS = {"#": re.compile(STRINGS + r"|(?:^|(?<=\s))#[^\n]*", re.M), "//": re.compile(STRINGS + r"|//[^\n]*|/\*.*?(?:\*/|\Z)", re.S),
+            "--": re.compile(STRINGS + r"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.S), "<!--": re.compile(r"()<!--.*?(?:-->|\Z)", re.S)}
+
+
+def comment_style(name: str) -> str:
+    base = os.path.basename(name).lower()
+    ending = base.rpartition(".")[2]
+    if ending in HASH_COMMENTS or base.startswith(("dockerfile", "makefile", ".env")):
+        return "#"
+    return "//" if ending in SLASH_COMMENTS else {"sql": "--", "lua": "--", "html": "<!--", "htm": "<!--", "xml": "<!--"}.get(ending, "")
+
+
+def code_of(name: str, text: str) -> str:
+    """A file's text with its comments (and Python's docstrings) made blank, line by line as it was."""
+    style = comment_style(name)
+    if not style:
+        return text
+    code = COMMENTS[style].sub(lambda match: match[1] or re.sub(r"[^\n]", " ", match[0]), text)
+    return re.sub(r"(?m)^([ \t]*)[rRuU]?(\"\"\"|\'\'\')(?:(?!\2).|\n)*?\2[ \t]*$", lambda match: re.sub(r"[^\n]", " ", match[0]), code) \
+        if name.endswith(".py") else code
 
 
 def line_of(text: str, number: int) -> str:
@@ -1916,7 +1993,7 @@ def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> 
 # -- file_exists
 
 GONE, CHANGED, MADE = "deleted|removed", "updated|changed|modified", "created|written|generated|added|saved"
-EXISTS = re.compile(r"(?P<subject>.*?)\s*\b(?P<verb>(?:should |must |now |still )*(?:exists?|(?:is|are) (?:still )?(?:present|there))"
+EXISTS = re.compile(r"(?P<subject>.*?)\s*\b(?P<verb>(?:now |still |both )*(?:exists?|(?:is|are) (?:still |now )?(?:present|there|included|available|in place))"
                     r"|no longer exists?|(?:is|are|remains?|stays?) (?P<kept>unchanged|untouched|intact)"
                     r"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) (?:not )?"
                     rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on)\s+(?P<place>.+?))?[.!]?", re.I)
@@ -1925,6 +2002,11 @@ MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|
 
 
 def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
+    neither = re.fullmatch(r"neither (.+?) nor (.+?) (?:still )?(?P<verb>exists?|is there|is present|are there)[.!]?", text, re.I)
+    text = f"{neither[1]} or {neither[2]} does not exist" if neither else text
+    there = re.fullmatch(r"there (?:is|are|exists?) (?P<no>no )?(?:an? |the )?(?P<names>.+?)(?: files?)?(?P<place> (?:in|at|under|inside) .+?)?[.!]?", text, re.I)
+    if there and (read_names(there["names"]) or read_names(there["names"] + " file")):
+        text = f"{there['names']} {'does not exist' if there['no'] else 'exists'}{there['place'] or ''}"
     alone = tokenize(text)
     if len(alone) == 1 and looks_like_path(alone[0].text):
         return Criterion(text, "file_exists", (alone[0].text,))
@@ -2014,11 +2096,11 @@ def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
 NEGATION = r"(?P<not>(?:(?:does|do|did|is|are|should|must|may|can)(?: not|n['’]t)|never|no longer|cannot) )?"
 SHOULD = r"(?:should |must |also )?"
 CONTAINS = re.compile(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}"
-                      r"(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?)\s+(?P<target>.+?)", re.I)
+                      r"(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?|lists?)\s+(?P<target>.+?)", re.I)
 NONE_IN = re.compile(r"(?:there (?:is|are) )?(?P<target>no .+?) (?:in|inside|within) (?P<subject>.+?)(?P<not>)(?P<verb>)[.!]?", re.I)
 PRONOUNS = {"", "it", "file", "the file", "this file", "code", "the code", "the script", "and"}
 OUTPUT = re.compile(r"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+"
-                    rf"{NEGATION}{SHOULD}(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|(?P<matches>matches))"
+                    rf"{NEGATION}{SHOULD}(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|is|equals?|reads|says|(?P<matches>matches))"
                     r"|(?:it )?(?:prints?|displays?|outputs?))\s+(?P<target>.+?)", re.I)
 RESPONSE = re.compile(rf"(?:the |claude['’]s )?(?:final )?(?:response|answer|reply)\s+{NEGATION}{SHOULD}"
                       r"(?:contains?|mentions?|includes?|shows?|has|names?)\s+(?P<target>.+?)", re.I)
@@ -2026,6 +2108,13 @@ ALSO = re.compile(r"(.+?) (?:exists|(?:is|was) (?P<made>created|written|updated)
 
 
 def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
+    free = re.fullmatch(r"(.+?) (?:is free of|(?:is |comes )?without) (?:any )?(.+?)[.!]?", text, re.I)
+    seen = re.fullmatch(r"(?:the )?(?:string |text |word |line )?(?P<target>.+?) (?P<verb>(?:does not |no longer |never )?(?:appears?|occurs?|stands)|(?:is|are) (?:not |no longer )?"
+                        r"(?:mentioned|found|used|contained|included)) in (?P<file>[^ ].*?)[.!]?", text, re.I)
+    if free:
+        text = f"{free[1]} has no {free[2]}"
+    elif seen and read_names(seen["file"]) and not looks_like_path(seen["target"].strip("`\"")):
+        text = f"{seen['file']} {'does not contain' if re.search('not |no |never ', seen['verb'] + ' ', re.I) else 'contains'} {seen['target']}"
     match = NONE_IN.fullmatch(text) or CONTAINS.fullmatch(text)
     targets = read_targets(match["target"]) if match else None
     if not match or targets is None:
@@ -2049,6 +2138,35 @@ def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
                      literal=targets.literal, described=targets.described or bool(of_code))
 
 
+HANDLES = re.compile(r"(?:(?P<subject>.+?) )?(?:contains?|has|uses?|includes?|handles?|catch(?:es)?)(?: an?| the)?(?P<try> try ?(?:/|-|\.{3}|and) ?(?:except|catch)(?: blocks?)?"
+                     r"(?: (?:for|that handles|that catches|catching|handling|around))?)? ?(?:an? |the )?`?(?P<name>[A-Za-z_.]*(?:Error|Exception|Interrupt|Warning))?`?s?"
+                     r"(?: (?:gracefully|properly|exceptions?|errors?))*[.!]?", re.I)
+TRIES = re.compile(r"(?:an? )?try ?(?:/|-) ?(?:except|catch)(?: block)? (?:handles|catches) (?:the )?`?(?P<name>\w*(?:Error|Exception))`?[.!]?", re.I)
+
+
+def read_handler(text: str, subject: Subject) -> Optional[Criterion]:
+    """"Contains try/except block for ZeroDivisionError", "Handles FileNotFoundError gracefully"."""
+    match = TRIES.fullmatch(text) or HANDLES.fullmatch(text)
+    groups = match.groupdict() if match else {}
+    where = read_subject(groups.get("subject"), None, subject) if match else None
+    if not match or where is None or not (groups.get("try") or groups.get("name")) or (not groups.get("try") and not re.search(r"\b(?:handles?|catch(?:es)?)\b", text, re.I)):
+        return None
+    return Criterion(text, "contains", where.names, (groups.get("name") or "any error",), form="handler")
+
+
+def find_handler(name: str, text: str, target: str) -> str:
+    import ast
+    wanted = "" if target == "any error" else target.rpartition(".")[2]
+    for node in ast.walk(parse_python(text) or ast.Module([], [])) if name.endswith(".py") else ():
+        if isinstance(node, ast.ExceptHandler):
+            caught = re.findall(r"\w+", ast.unparse(node.type)) if node.type else ["BaseException"]
+            if not wanted or wanted in caught:
+                return f"{name} line {node.lineno}"
+    code = code_of(name, text)
+    place = re.search(r"\bcatch\b" + (rf"[^{{]*\b{re.escape(wanted)}\b" if wanted else ""), code) if not name.endswith(".py") else None
+    return f"{name} line {code.count(chr(10), 0, place.start()) + 1}" if place else ""
+
+
 def is_folder_name(named: Subject) -> bool:
     return named.noun == "folder" or named.names[0].endswith("/")
 
@@ -2057,16 +2175,27 @@ def read_output(text: str, subject: Subject) -> Optional[Criterion]:
     match = OUTPUT.fullmatch(text) or RESPONSE.fullmatch(text)
     if not match:
         return None
-    expression = re.fullmatch(r"`?/(.+)/`?[.!]?", match["target"].strip()) if match.groupdict().get("matches") else None
+    expression = re.fullmatch(r"`?/(.+)/(i?)`?[.!]?", match["target"].strip()) if match.groupdict().get("matches") else None
     if expression:
-        return Criterion(text, "output", targets=(expression[1],), negated=bool(match["not"]), where="regex")
+        return Criterion(text, "output", targets=(("(?i)" if expression[2] else "") + expression[1],), negated=bool(match["not"]), where="regex")
     targets = read_targets(match["target"])
-    return targets and Criterion(text, "output", (), targets.texts, targets.either, bool(match["not"]) != targets.negated,
-                                 where="bash" if match.re is OUTPUT else "response", literal=targets.literal, described=targets.described)
+    kind, where = ("output", "bash") if match.re is OUTPUT else ("contains", "response")
+    return targets and Criterion(text, kind, (), targets.texts, targets.either, bool(match["not"]) != targets.negated, where=where, literal=targets.literal, described=targets.described)
+
+
+def read_any_contains(text: str, subject: Subject) -> Optional[Criterion]:
+    return read_handler(text, subject) or read_contains(text, subject)
 
 
 def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
     """In the named files; else in those that this run wrote; else, for want of files, in Claude's last text, weakly."""
+    if criterion.where == "response":
+        return search_texts(criterion, [("Claude's last text", evidence.text)], "weak" if criterion.negated else "proved")
+    if criterion.form == "handler":
+        files = [name for name in source_files(criterion, evidence) if criterion.names or comment_style(name)]
+        return judge_by_parts(criterion, evidence, files, find_handler, "a handler of")
+    if criterion.form:                # "contains a function named x"
+        return judge_defines(criterion, evidence)
     if criterion.names:
         return next((verdict for verdict in (judge_file(name, criterion, evidence) for name in criterion.names) if not verdict.met),
                     judge_file(criterion.names[0], criterion, evidence))
@@ -2076,6 +2205,8 @@ def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
     if criterion.negated:
         every = [path for path, state in evidence.before.paths.items() if state is not None]
         return search_files(criterion, every, evidence, "weak")
+    if any(call.name in ("Write", "Edit", "MultiEdit") and not call.failed for call in evidence.calls):
+        return Verdict(criterion, False, "weak", "what was written is not there any more")
     return search_texts(criterion, [("Claude's last text", evidence.text)], "weak")
 
 
@@ -2091,9 +2222,24 @@ def judge_file(name: str, criterion: Criterion, evidence: Evidence) -> Verdict:
 def search_files(criterion: Criterion, names: Sequence[str], evidence: Evidence, best: str) -> Verdict:
     texts = [(name, read_file(os.path.join(evidence.directory, name)) or "") for name in names]
     verdict = search_texts(criterion, texts, best)
+    if verdict.met and not criterion.negated and not ABOUT_COMMENTS.search(criterion.text):
+        verdict = search_code(criterion, texts, best, verdict)
     if verdict.met == criterion.negated and is_cut(names, evidence):
         return verdict._replace(confidence="weak", evidence=f"{verdict.evidence} (its first {SEARCH_LIMIT_BYTES >> 20} MiB)")
     return verdict
+
+
+ABOUT_COMMENTS = re.compile(r"comment|todo|fixme|docstring|documentation|header|licen[cs]e|copyright|shebang|\bnotes?\b|[\"'`“](?:#|//|/\*|--|<!--)", re.I)
+
+
+def search_code(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str, verdict: Verdict) -> Verdict:
+    """The same in code without its comments: what only a comment says is not done."""
+    code = search_texts(criterion, [(name, code_of(name, text)) for name, text in texts], best)
+    if code.met:
+        used = [place for name, text in texts if name.endswith(".py") for place in [find_python_import(name, text, criterion.targets[0], "")] if place]
+        proven = used and best == "proved" and len(criterion.targets) == 1 and re.search(r"\buses?\b", criterion.text, re.I)
+        return code._replace(confidence="proved", evidence=f"imported: {used[0]}") if proven else code
+    return code._replace(evidence=f"only a comment has it: {verdict.evidence}", finding="it was there in a comment only")
 
 
 def is_cut(names: Sequence[str], evidence: Evidence) -> bool:
@@ -2117,7 +2263,7 @@ def find_target(target: str, criterion: Criterion, texts: Sequence[Tuple[str, st
             where = f"{name} line {place[0]}"
             return Finding(not criterion.negated, best if place[1] else "weak", f"{where}: {line_of(text, place[0])}", f"{where} has it")
     names = shorten(", ".join(name for name, _ in texts), 80) or "no file"
-    sure = criterion.literal or not criterion.negated
+    sure = criterion.literal or not criterion.negated or len(telling_words(target)) == 1
     return Finding(criterion.negated, best if sure else "weak", f"{target!r} is not in {names}", f"it was not in {names}")
 
 
@@ -2127,10 +2273,11 @@ def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     printed = [(f"output of {shorten(bash_command(call), 60)!r}", bash_output(call)) for call in calls]
     answer = [("Claude's last text", evidence.text)]
     look = match_texts if criterion.where == "regex" else search_texts
-    if criterion.where == "response" or not calls:
+    if not calls:
         return look(criterion, answer, "weak" if criterion.negated else "proved")
     verdict = look(criterion, printed, "proved")
-    said = verdict if verdict.met or criterion.negated else look(criterion, answer, "weak")
+    trouble = next((call for call in reversed(calls) if works_of(call)), None)
+    said = verdict if verdict.met or criterion.negated or (trouble and call_trouble(trouble)) else look(criterion, answer, "weak")
     return said if said.met else verdict
 
 
@@ -2155,16 +2302,20 @@ class Work(NamedTuple):
     paths: frozenset = frozenset()
 
 
-FAULTS = r"(?:errors?|exceptions?|failures?)"
-NO_ERRORS = re.compile(rf"(?:there (?:are|were) )?no (?P<names>.*?)\s*{FAULTS}(?: messages?)?"
-                       r"(?: (?:occur(?:s|red)?|appears?|(?:is|are) (?:shown|raised|reported)|reported|in (?:the )?output))*[.!]?", re.I)
+FAULT = r"(?:errors?|exceptions?|failures?|error messages?)"
+FAULTS = rf"{FAULT}(?:(?: or| and| nor|,) {FAULT})*"
+AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|raised|reported|thrown|logged|seen|printed)|reported|in (?:the )?(?:output|console|log)"
+              r"|(?:during|in|on|at) (?:the )?(?:execution|runtime|run|build|installation|test run|tests)|when (?:it is )?(?:run|running|executed)|while running))*")
+NO_ERRORS = re.compile(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?|completed|finish(?:es|ed)|executes?|works|exits)"
+                       rf" )?with )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
 WITHOUT = re.compile(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: successfully)?"
-                     rf" without (?:any )?{FAULTS}[.!]?", re.I)
+                     rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
+SORTS_OF_ERRORS = {"compiler", "compile", "compilation", "build", "runtime", "linter", "lint", "linting", "type", "test", "installation", "unhandled", "uncaught", "python"}
 ANYTHING = {"", "it", "code", "the code", "script", "the script", "program", "the program", "everything", "command", "the command"}
-TESTS_PASS = re.compile(r"(?:all |the )*(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green|passing))[.!]?", re.I)
+TESTS_PASS = re.compile(r"(?:all |the )*(?:of )?(?:the )?(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green|passing))[.!]?", re.I)
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
 NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or) {ERROR_NAME})*)[.!]?")
-TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |^FAILED "
+TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |(?<!\b0 )(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
                      r"|\b[1-9]\d* failed\b", re.M)
 LINKS = re.compile(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
 QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
@@ -2187,11 +2338,15 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
     match = NAMED_ERROR.fullmatch(text) or NO_ERRORS.fullmatch(text)
     if match:
         tokens = [token for token in tokenize(match["names"]) if token.quoted or token.text.lower() not in (",", "or", "and")]
+        if match.re is NO_ERRORS and tokens and all(token.text.lower() in SORTS_OF_ERRORS for token in tokens):
+            return Criterion(text, "no_errors", where="bash", described=True)
         understood = match.re is NAMED_ERROR or all(token.quoted for token in tokens)
         return Criterion(text, "no_errors", targets=tuple(token.text for token in tokens), where="bash") if understood else None
     if TESTS_PASS.fullmatch(text):
         return Criterion(text, "no_errors", needs="tests", where="bash", described=True)
     match = WITHOUT.fullmatch(text)
+    if match and re.fullmatch(r"(?:all )?(?:the |of the )*(?:\w+ )?tests?(?: suite)?", match["subject"], re.I):
+        return Criterion(text, "no_errors", needs="tests", where="bash", described=True)
     if not match or match["subject"].strip().lower() in ANYTHING:
         return Criterion(text, "no_errors", needs="ran", where="bash") if match else None
     named = read_names(match["subject"])
@@ -2212,7 +2367,8 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
         if trouble and not any(repairs(later, call) for later in calls[calls.index(call) + 1:]):
             return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}")
     certain = not criterion.described and all(call.failed is not None and is_conclusive(call) for call in about)
-    certain = certain and not any(is_stale(call, evidence) for call in about)
+    certain = certain and not any(is_stale(call, evidence) for call in about
+                                  if not any(repairs(later, call) for later in calls[calls.index(call) + 1:]))
     told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"
     return Verdict(criterion, True, "proved" if certain else "weak", told)
 
@@ -2331,34 +2487,487 @@ def is_stale(call: ToolCall, evidence: Evidence) -> bool:
     return any(same_path(path, file) for path in ran for file in written if file)
 
 
+# -- defines, imports, valid, route, counts: by parsing, in the named files, else in those that the run wrote, else in all
+
+ID = r"`?(?P<name>[A-Za-z_$][\w$.]*)(?:\(\))?`?"
+WHAT = r"(?:async )?(?P<what>function|method|class|dataclass|variable|constant|struct|interface|enum|type|helper|decorator|fixture)"
+BASED = r"(?: (?:with|from|on|extending|inheriting from|derived from|based on) (?:(?:the|a) )?(?:base (?:class )?)?`?(?P<base>[A-Z][\w.]*)`?)?"
+IN_FILE = r"(?: (?:in|inside|at|within) (?P<file>.+?))?"
+DEFINES = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+    rf"(?:the |an? )?(?:{WHAT}s? )?(?:named |called )?{ID}(?: (?P<what2>function|method|class|variable|constant))? "
+    rf"(?P<verb>(?:is|are|was) (?P<not>not |no longer |never )?(?:defined|declared|implemented)){BASED}{IN_FILE}",
+    rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
+    rf" (?:an? |the )?(?:new |proper )?{WHAT} (?:named |called |for )?{ID}{BASED}{IN_FILE}",
+    rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
+    rf" (?:an? |the )?{ID} (?:{WHAT}){BASED}{IN_FILE}",
+    rf"(?:the )?(?:class )?{ID}(?: class)? (?:is (?P<not>not )?(?:derived from|a subclass of)|inherits from|extends|derives from|subclasses)"
+    rf" (?:the )?(?:class )?`?(?P<base>[A-Za-z][\w.]*)`?{IN_FILE}",
+    rf"there (?:is|are) (?P<not>no )?(?:an? )?{WHAT} (?:named |called )?{ID}{IN_FILE}"))
+DEFINING = r"\b(?:function|def|fn|func|class|struct|interface|enum|type|trait|const|let|var|val)\s+(?:\([^)]*\)\s*)?{name}\b|\b{name}\s*=\s*(?:async\s*)?(?:function\b|\([^)]*\)\s*=>|\w+\s*=>)"
+
+
+def read_subject(words: Optional[str], place: Optional[str], subject: Subject) -> Optional[Subject]:
+    """The files that a criterion speaks of: those it names, or for "it" those of an earlier criterion; None if it is unclear."""
+    told = [part.strip() for part in (words, place) if part and part.strip().lower() not in PRONOUNS | {"there", "that", "which"}]
+    if len(told) > 1:
+        return None
+    return read_names(told[0]) if told else subject
+
+
+def read_defines(text: str, subject: Subject) -> Optional[Criterion]:
+    for pattern in DEFINES:
+        match = pattern.fullmatch(text)
+        groups = match.groupdict() if match else {}
+        if not match or groups["name"].lower() in NOT_NAMES | {"named", "called", "class", "function", "the", "a", "file", "module"}:
+            continue
+        where = read_subject(groups.get("subject"), groups.get("file"), subject)
+        if where is None or looks_like_path(groups["name"]) or ("." in groups["name"] and is_file_name(groups["name"])):
+            continue
+        what = (groups.get("what") or groups.get("what2") or ("class" if groups.get("base") else "")).lower()
+        kind = "contains" if groups.get("has") else "defines"
+        return Criterion(text, kind, where.names, (groups["name"],), negated=bool(groups.get("not")), form=what, where=groups.get("base") or "")
+    return None
+
+
+def source_files(criterion: Criterion, evidence: Evidence, endings: Tuple[str, ...] = ()) -> List[str]:
+    """Where to look: the named files, else those that the run wrote, else all; of these, those with one of the endings."""
+    def fitting(paths: Iterable[str]) -> List[str]:
+        return [path for path in paths if (not endings or path.endswith(endings)) and os.path.isfile(os.path.join(evidence.directory, path))]
+
+    if criterion.names:
+        return [name for name in criterion.names if os.path.isfile(os.path.join(evidence.directory, name))]
+    return fitting(evidence.changes.written) or fitting(path for path, state in evidence.before.paths.items() if state)
+
+
+def judge_by_parts(criterion: Criterion, evidence: Evidence, files: Sequence[str], find: Callable[[str, str, str], str], wanted: str) -> Verdict:
+    """Met if `find(name, text, target)` says where each target stands in one of the files; negated: in none."""
+    missing = [name for name in criterion.names if name not in files]
+    if missing:
+        return Verdict(criterion, criterion.negated and not os.path.lexists(os.path.join(evidence.directory, missing[0])), "proved",
+                       f"{missing[0]} is not there to be read", f"{missing[0]} was not there")
+    texts = [(name, read_file(os.path.join(evidence.directory, name)) or "") for name in files]
+    findings = []
+    for target in criterion.targets:
+        place = next(filter(None, (find(name, text, target) for name, text in texts)), "")
+        told = f"{wanted} {target}: {place}" if place else f"{wanted} {target} is not in {shorten(', '.join(files), 80) or 'any file'}"
+        findings.append(Finding(bool(place) != criterion.negated, "proved", told, f"{target} was {'' if place else 'not '}there"))
+    return combine(criterion, findings, criterion.either and not criterion.negated)
+
+
+def judge_defines(criterion: Criterion, evidence: Evidence) -> Verdict:
+    def find(name: str, text: str, target: str) -> str:
+        finder = find_python_definition if name.endswith(".py") else find_definition
+        return finder(name, text, target, criterion.form, criterion.where)
+    files = source_files(criterion, evidence)
+    return judge_by_parts(criterion, evidence, [name for name in files if criterion.names or comment_style(name)], find,
+                          f"a definition of {criterion.form or 'the name'}")
+
+
+def parse_python(text: str) -> Any:
+    import ast
+    import warnings
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def find_python_definition(name: str, text: str, target: str, what: str, base: str) -> str:
+    import ast
+    tree = parse_python(text)
+    owner, _, own = target.rpartition(".")
+    for node in ast.walk(tree) if tree else ():
+        if what not in ("function", "method", "helper", "decorator", "fixture") and isinstance(node, ast.ClassDef) and node.name == own:
+            bases = [ast.unparse(each) for each in node.bases]
+            if not base or any(each == base or each.endswith("." + base) for each in bases):
+                return f"{name} line {node.lineno}"
+        functions = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and what not in ("class", "dataclass", "variable", "constant")
+        if functions and node.name == own and not base:
+            return f"{name} line {node.lineno}"
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if what in ("", "variable", "constant", "type", "enum") and any(isinstance(each, ast.Name) and each.id == own for each in targets):
+            return f"{name} line {node.lineno}"
+    return ""
+
+
+def find_definition(name: str, text: str, target: str, what: str, base: str) -> str:
+    code = code_of(name, text)
+    place = re.search(DEFINING.replace("{name}", re.escape(target)), code)
+    if place and base and not re.search(rf"\b{re.escape(target)}\b[^{{\n]*\b{re.escape(base)}\b", code):
+        return ""
+    return f"{name} line {code.count(chr(10), 0, place.start()) + 1}" if place else ""
+
+
+MODULES = r"(?P<names>[`\"']?[A-Za-z_@][\w./@-]*[`\"']?(?:(?:,| and|, and| or) [`\"']?[A-Za-z_@][\w./@-]*[`\"']?)*)"
+IMPORTS = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+    rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer |never )?imports? (?:the )?{MODULES}(?: (?:module|package|library|class|function)s?)?"
+    rf"(?: from (?:the )?[`\"']?(?P<module>[\w./@-]+)[`\"']?(?: module| package)?)?{IN_FILE}",
+    rf"(?:the )?{MODULES}(?: module| package| library| class)? (?:is|are) (?P<not>not |no longer |never )?imported"
+    rf"(?: from [`\"']?(?P<module>[\w./@-]+)[`\"']?)?{IN_FILE}"))
+
+
+def read_imports(text: str, subject: Subject) -> Optional[Criterion]:
+    match = next(filter(None, (pattern.fullmatch(text) for pattern in IMPORTS)), None)
+    where = read_subject(match.groupdict().get("subject"), match["file"], subject) if match else None
+    if not match or where is None:
+        return None
+    names = tuple(re.split(r",? and |,? or |, ", match["names"].replace("`", "").replace('"', "").replace("'", "")))
+    if any(name.lower() in STOP_WORDS | {"all", "required", "needed"} for name in names):
+        return None
+    return Criterion(text, "imports", where.names, names, " or " in match["names"], bool(match["not"]), where=match["module"] or "")
+
+
+def judge_imports(criterion: Criterion, evidence: Evidence) -> Verdict:
+    def find(name: str, text: str, target: str) -> str:
+        return (find_python_import if name.endswith(".py") else find_import)(name, text, target, criterion.where)
+    files = [name for name in source_files(criterion, evidence) if criterion.names or comment_style(name)]
+    return judge_by_parts(criterion, evidence, files, find, "an import of")
+
+
+def find_python_import(name: str, text: str, target: str, module: str) -> str:
+    import ast
+    for node in ast.walk(parse_python(text) or ast.Module([], [])):
+        if isinstance(node, ast.Import) and not module and any(is_module(each.name, target) for each in node.names):
+            return f"{name} line {node.lineno}"
+        if isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            named = any(each.name == target or each.asname == target for each in node.names)
+            if (named and (not module or is_module(origin, module))) or (not module and is_module(origin, target)):
+                return f"{name} line {node.lineno}"
+    return ""
+
+
+def is_module(full: str, wanted: str) -> bool:
+    """Whether "fastapi.testclient" is, or is a part of, what "fastapi" names; package names ignore case."""
+    full, wanted = full.lower().lstrip("."), wanted.lower().lstrip(".")
+    return full == wanted or full.startswith(wanted + ".") or full.endswith("." + wanted)
+
+
+def find_import(name: str, text: str, target: str, module: str) -> str:
+    code = code_of(name, text)
+    word = rf"(?<![\w-]){re.escape(target)}(?![\w-])"
+    for number, line in enumerate(code.split("\n"), 1):
+        if re.match(r"\s*(?:import|from|use|using|require|#include|include|export .* from)\b|.*\b(?:require|import)\s*\(", line):
+            if re.search(word, line) and (not module or re.search(rf"(?<![\w-]){re.escape(module)}(?![\w-])", line)):
+                return f"{name} line {number}"
+    return ""
+
+
+FORMS = {"json": (".json",), "toml": (".toml",), "python": (".py",), "xml": (".xml",)}
+VALID = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+    r"(?:(?P<subject>.+?) )?(?:is|are|contains?|holds?|parses? as|loads? as|has) (?:an? )?(?:syntactically |well-formed )?valid (?P<form>json|toml|python|xml)"
+    r"(?: (?:syntax|document|file|code|object|data|module|script))?",
+    r"(?:(?P<subject>.+?) )?(?:has|have|contains?|is free of|there (?:are|is)) ?(?:no |any )?(?P<form>python |json |toml )?syntax errors?(?: in (?P<file>.+))?",
+    r"no (?P<form>python |json |toml )?syntax errors?(?: in (?P<file>.+))?",
+    r"(?:(?P<subject>.+?) )?is (?:syntactically (?:valid|correct)|(?:a )?well-formed)(?P<form>)(?: python| json)?",
+    r"valid (?P<form>json|toml|python|xml)(?: (?:syntax|file|code))?(?: in (?P<file>.+))?"))
+
+
+def read_valid(text: str, subject: Subject) -> Optional[Criterion]:
+    match = next(filter(None, (pattern.fullmatch(text) for pattern in VALID)), None)
+    groups = match.groupdict() if match else {}
+    where = read_subject(groups.get("subject"), groups.get("file"), subject) if match else None
+    if not match or where is None:
+        return None
+    form = (groups.get("form") or "").strip().lower()
+    endings = {name.rpartition(".")[2] for name in where.names}
+    if not form and not (endings <= {"py", "json", "toml", "xml"}):
+        return None
+    return Criterion(text, "valid", where.names, form=form)
+
+
+def judge_valid(criterion: Criterion, evidence: Evidence) -> Verdict:
+    files = source_files(criterion, evidence, FORMS.get(criterion.form, (".py", ".json", ".toml")))
+    missing = [name for name in criterion.names if name not in files]
+    if missing or not files:
+        return Verdict(criterion, False, "proved", f"{missing[0] if missing else 'no such file'} is not there to be read")
+    findings = []
+    for name in files:
+        form = criterion.form or {".json": "json", ".toml": "toml", ".xml": "xml"}.get(os.path.splitext(name)[1], "python")
+        fault = find_fault(form, os.path.join(evidence.directory, name))
+        findings.append(Finding(fault == "", "weak" if fault is None else "proved", f"{name} is valid {form}" if fault == "" else f"{name} is not valid {form}: {fault}"
+                                if fault else f"{name} cannot be checked: this Python reads no {form}", fault or ""))
+    return combine(criterion, findings, False)
+
+
+def find_fault(form: str, path: str) -> Optional[str]:
+    """What is wrong with a file, "" if it is valid, None if that cannot be told here."""
+    text = read_file(path) or ""
+    try:
+        if form == "json":
+            json.loads(text)
+        elif form == "python":
+            compile(text, path, "exec", dont_inherit=True)
+        elif form == "xml":
+            import xml.dom.minidom
+            if "<!DOCTYPE" in text or "<!ENTITY" in text:
+                return None
+            xml.dom.minidom.parseString(text.encode())
+        else:
+            import tomllib
+            tomllib.loads(text)
+    except ImportError:
+        return None
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        return shorten(str(error), 120)
+    except Exception as error:        # a parser's own class of errors
+        if type(error).__module__.split(".")[0] in ("xml", "tomllib"):
+            return shorten(str(error), 120)
+        raise
+    return ""
+
+
+METHODS = "get|post|put|patch|delete|head|options"
+ROUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w{}<>:.-]+(?:/[\w{}<>:.-]+)*/?)?(?![\w])")
+ROUTE_NOISE = {"has", "have", "a", "an", "the", "is", "are", "there", "exists", "exist", "with", "endpoint", "endpoints", "route", "routes", "defined", "available",
+               "provides", "provide", "exposes", "expose", "defines", "define", "includes", "include", "contains", "contain", "implements", "implement", "offers",
+               "adds", "keeps", "at", "for", "in", "it", "and", "request", "requests", "handles", "handler", "present", "still", "serves", "of", "named", "called",
+               "no", "not", "longer", "does", "api", "app", "url", "path", "implemented", "added", "both", "tests"} - {"tests"}
+
+
+def read_route(text: str, subject: Subject) -> Optional[Criterion]:
+    bare = text.replace("`", "").replace('"', "")
+    paths = ROUTE_PATH.findall(bare)
+    methods = re.findall(rf"\b(?:{METHODS.upper()})\b", bare)
+    spoken = re.search(r"\b(?:endpoint|route)s?\b", bare, re.I) and not re.match(r"(?:\S+ )?(?:contains?|has|includes?|exposes?|defines?|uses?)\b", bare, re.I)
+    if not paths or not (methods or spoken) or (len(paths) > 1 and len(methods) not in (0, 1, len(paths))):
+        return None
+    files = [token.text for token in tokenize(bare) if is_file_name(token.text)]
+    rest = left_over(re.sub(r"n['’]t\b", " not", bare), ROUTE_NOISE | set(METHODS.split("|")) | {path.lower() for path in paths} | {name.lower() for name in files})
+    if [word for word in rest if word.strip("/")]:
+        return None
+    methods = methods if len(methods) == len(paths) else (methods or [""]) * len(paths)
+    negated = bool(re.search(r"\bno\b|\bnot\b|n['’]t\b", bare))
+    return Criterion(text, "route", tuple(files) or subject.names, tuple(f"{method} {path}".strip() for method, path in zip(methods, paths)),
+                     bool(re.search(r"\bor\b", bare)), negated)
+
+
+def judge_route(criterion: Criterion, evidence: Evidence) -> Verdict:
+    endings = (".py", ".js", ".ts", ".mjs", ".jsx", ".tsx", ".go", ".rb", ".php", ".java", ".kt")
+    files = [name for name in source_files(criterion, evidence, endings) if criterion.names or comment_style(name)]
+    prefixes = [""] + [found for name in files for found in re.findall(r"include_router\([^)]*prefix\s*=\s*[\"']([^\"']*)|register_blueprint\([^)]*url_prefix\s*=\s*[\"']([^\"']*)",
+                       code_of(name, read_file(os.path.join(evidence.directory, name)) or "")) for found in found if found]
+
+    def find(name: str, text: str, target: str) -> str:
+        method, _, path = target.rpartition(" ")
+        for route_method, route_path, line in (find_python_routes if name.endswith(".py") else find_routes)(name, text):
+            if (not method or method.upper() in route_method) and same_route(path, [prefix + route_path for prefix in prefixes]):
+                return f"{name} line {line}"
+        return ""
+    return judge_by_parts(criterion, evidence, files, find, "a route for")
+
+
+def same_route(path: str, routes: Sequence[str]) -> bool:
+    def plain(route: str) -> str:
+        return re.sub(r"\{[^}]*\}|<[^>]*>|:\w+", "{}", "/" + route.strip("/"))
+    return plain(path) in [plain(route) for route in routes]
+
+
+def find_python_routes(name: str, text: str) -> List[Tuple[Tuple[str, ...], str, int]]:
+    """The routes of a Python file by its decorators and calls: (methods, path, line)."""
+    import ast
+    routes, prefixes = [], {}
+    for node in ast.walk(parse_python(text) or ast.Module([], [])):
+        value = node.value if isinstance(node, ast.Assign) else None
+        for keyword in value.keywords if isinstance(value, ast.Call) else ():
+            if keyword.arg in ("prefix", "url_prefix") and isinstance(keyword.value, ast.Constant):
+                prefixes.update({each.id: str(keyword.value.value) for each in node.targets if isinstance(each, ast.Name)})
+    for node in ast.walk(parse_python(text) or ast.Module([], [])):
+        decorators = [each for each in getattr(node, "decorator_list", []) if isinstance(each, ast.Call)]
+        calls = decorators + ([node] if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("add_url_rule", "add_api_route", "add_route")) else [])
+        calls += [node] if isinstance(node, ast.Call) and ast.unparse(node.func) in ("path", "re_path", "url", "Route") else []
+        for call in calls:
+            verb = call.func.attr.lower() if isinstance(call.func, ast.Attribute) else ""
+            arguments = [each for each in call.args[:1] if isinstance(each, ast.Constant)] + [each.value for each in call.keywords if each.arg in ("path", "rule")]
+            told = [str(each.value) for each in arguments if isinstance(each, ast.Constant)]
+            methods = next((re.findall(r"[A-Z]+", ast.unparse(each.value).upper()) for each in call.keywords if each.arg == "methods"), None)
+            if told and (verb in METHODS.split("|") or verb in ("route", "api_route", "add_url_rule", "add_api_route", "add_route") or not verb):
+                owner = prefixes.get(call.func.value.id, "") if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else ""
+                every = tuple(METHODS.upper().split("|")) if not verb else ("GET", "HEAD", "OPTIONS")
+                routes.append((tuple(methods or ([verb.upper()] if verb in METHODS.split("|") else every)), owner + told[0], call.lineno))
+    return routes
+
+
+ROUTE_CALL = re.compile(rf"\b\w+\.(?P<method>{METHODS}|all|route|HandleFunc|Handle)\(\s*[\"'`](?:(?P<verb>[A-Z]+) )?(?P<path>/[^\"'`]*)[\"'`]", re.I)
+
+
+def find_routes(name: str, text: str) -> List[Tuple[Tuple[str, ...], str, int]]:
+    code = code_of(name, text)
+    every = tuple(METHODS.upper().split("|"))
+    return [((match["verb"],) if match["verb"] else (match["method"].upper(),) if match["method"].lower() in METHODS.split("|") else every,
+             match["path"], code.count("\n", 0, match.start()) + 1) for match in ROUTE_CALL.finditer(code)]
+
+
+NUMBERS = {word: number for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
+UNITS = {"line": "lines", "test": "tests", "test function": "tests", "test case": "tests", "unit test": "tests", "function": "functions", "class": "classes",
+         "row": "lines", "entry": "lines", "word": "words", "item": "items"}
+COUNTS = re.compile(r"(?:(?P<subject>.+?) )??(?:(?P<verb>has|have|contains?|includes?|defines?|is|are|there (?:is|are)) )?(?P<bound>at least|at most|exactly|no more than|"
+                    r"no fewer than|no less than|more than|fewer than|less than|only|a minimum of|a maximum of|>=|≥|<=|≤)? ?(?P<number>\d{1,9}|" + "|".join(NUMBERS) + r")"
+                    r" (?P<unit>(?:unit )?tests?(?: functions?| cases?)?|functions?|class(?:es)?|lines?|words?)(?: long)?(?: of (?:code|text))?"
+                    r"(?: (?:in|inside) (?P<file>.+?))?[.!]?", re.I)
+
+
+def read_counts(text: str, subject: Subject) -> Optional[Criterion]:
+    match = COUNTS.fullmatch(text)
+    where = read_subject(match["subject"], match["file"], subject) if match else None
+    if not match or where is None or (match["bound"] is None and match["verb"] is None):
+        return None
+    number = NUMBERS.get(match["number"].lower(), -1) if not match["number"].isdigit() else int(match["number"])
+    bound = (match["bound"] or "exactly").lower()
+    least = number if bound in ("at least", "exactly", "only", "no fewer than", "no less than", "a minimum of", ">=", "≥") else number + 1 if bound == "more than" else 0
+    most = number if bound in ("at most", "exactly", "only", "no more than", "a maximum of", "<=", "≤") else number - 1 if bound in ("fewer than", "less than") else None
+    unit = next(unit for unit in ("test", "function", "class", "line", "word") if unit in match["unit"].lower())
+    return Criterion(text, "counts", where.names, form=unit, least=least, most=most)
+
+
+def judge_counts(criterion: Criterion, evidence: Evidence) -> Verdict:
+    files = source_files(criterion, evidence)
+    if criterion.form in ("test", "function", "class") and not criterion.names:
+        files = [name for name in files if comment_style(name)]
+    missing = [name for name in criterion.names if name not in files]
+    if missing or not files:
+        return Verdict(criterion, False, "proved", f"{missing[0] if missing else 'no file'} is not there to be read")
+    if criterion.form in ("line", "word") and len(files) > 1 and not criterion.names:
+        return Verdict(criterion, False, "weak", f"{plural(len(files), 'file')} were written; it is not said of which that holds")
+    count = sum(count_units(criterion.form, name, read_file(os.path.join(evidence.directory, name)) or "") for name in files)
+    good = criterion.least <= count and (criterion.most is None or count <= criterion.most)
+    return Verdict(criterion, good, "proved", f"{plural(count, criterion.form)} in {shorten(', '.join(files), 80)}", f"it had {plural(count, criterion.form)}")
+
+
+def count_units(unit: str, name: str, text: str) -> int:
+    if unit in ("line", "word"):
+        return len(text.splitlines()) if unit == "line" else len(text.split())
+    tree = parse_python(text) if name.endswith(".py") else None
+    if tree is not None:
+        import ast
+        functions = [node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+        classes = sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
+        return classes if unit == "class" else sum(bool(re.match(r"test(?:_|[A-Z0-9]|$)", each)) for each in functions) if unit == "test" else len(functions)
+    patterns = {"test": r"\b(?:it|test)(?:\.\w+)?\(|\bfunc Test\w*\(|#\[test\]|@Test\b|\bdef test\w*\(", "class": r"\bclass\s+\w",
+                "function": r"\b(?:function|def|fn|func)\s+\w|\)\s*=>"}
+    return len(re.findall(patterns[unit], code_of(name, text)))
+
+
+# -- tool_used, exit_code: by the tool calls
+
+TOOLS = {name.lower(): name for name in ("Bash", "Read", "Write", "Edit", "MultiEdit", "NotebookEdit", "Glob", "Grep", "WebSearch", "WebFetch", "Task", "TodoWrite")}
+TOOL_USED = re.compile(r"(?:(?:it |claude |the agent |claude code )?(?P<not>does not |doesn['’]t |do not |did not |didn['’]t |never )?(?:uses?|used|calls?|called|invokes?) |(?P<without>without |no ))?"
+                       r"(?:using |the |any )*(?P<names>`?\w+`?(?:(?:,| and|, and| or| nor) (?:the )?`?\w+`?)*)(?P<tool>(?: tools?)?)(?: calls?)?"
+                       r"(?P<passive> (?:is|are|was|were|has been|gets) (?P<no>not |never )?(?:used|called|invoked))?(?: (?:to|for) .+)?[.!]?", re.I)
+
+
+def read_tool_used(text: str, subject: Subject) -> Optional[Criterion]:
+    match = TOOL_USED.fullmatch(text)
+    names = re.split(r",? and (?:the )?|,? n?or (?:the )?|, ", match["names"].replace("`", "")) if match else []
+    if not match or not all(name.lower() in TOOLS for name in names):
+        return None
+    active = not (match["passive"] or match["without"]) and re.match(r"(?:it |claude |the agent |claude code )?(?:does not |doesn['’]t |do not |did not |didn['’]t |never )?(?:us|call|invok)", text, re.I)
+    agent = re.match(r"(?:claude|the agent)\b", text, re.I)
+    if not (match["passive"] or (active and (match["tool"] or agent)) or (match["without"] and match["tool"])):
+        return None
+    negated = bool(match["not"] or match["without"] or match["no"])
+    return Criterion(text, "tool_used", (), tuple(TOOLS[name.lower()] for name in names), bool(re.search(r"\bn?or\b", match["names"])), negated)
+
+
+def judge_tool_used(criterion: Criterion, evidence: Evidence) -> Verdict:
+    findings = []
+    for target in criterion.targets:
+        calls = [call for call in evidence.calls if call.name == target]
+        told = f"{target} was called {plural(len(calls), 'time')}" if calls else f"{target} was not called"
+        findings.append(Finding(bool(calls) != criterion.negated, "proved", told))
+    return combine(criterion, findings, criterion.either and not criterion.negated)
+
+
+EXIT_NOISE = set("the a an its it command commands script program build process run runs running ran test tests suite exits exit ends end finishes finished finish returns return "
+                 "terminates completes completed complete exited ended terminated returned does not do n't with code codes status value of is was are successfully cleanly successful without error errors zero nonzero non number and".split())
+EXIT_NUMBER = re.compile(r"\b(?:code|status|value|returns?|exits?(?: with)?)\b[^\d]{0,12}?(?P<number>\d{1,3})\b|\b(?P<zero>zero)\b", re.I)
+
+
+def read_exit_code(text: str, subject: Subject) -> Optional[Criterion]:
+    words = text.lower().replace("non-zero", "nonzero").replace("`", "").rstrip(".!")
+    nonzero = bool(re.search(r"nonzero|not zero|other than (?:0|zero)|(?:does not|doesn't|is not|never) .*\b(?:0|zero|success\w*)\b", words))
+    number = EXIT_NUMBER.search(words)
+    good = re.search(r"\b(?:completes?|completed|finish(?:es|ed)?|ends?|exits?|terminates|runs?)\b.*\b(?:successfully|cleanly)\b|\b(?:run|build|exit|command) (?:is|was) successful\b", words)
+    if not (nonzero or number or good) or left_over(re.sub(r"\bother than\b|\bnot zero\b", "", words), EXIT_NOISE | {"0", *(number.groups() if number else ())} - {None}):
+        return None
+    if not re.search(r"\b(?:exit|exits|exited|code|status|returns?|completes?|completed|finish\w*|ends?|terminates|successful\w*|cleanly)\b", words):
+        return None
+    status = "nonzero" if nonzero else str(int(number["number"] or 0)) if number else "0"
+    return Criterion(text, "exit_code", status=status, needs="tests" if re.search(r"\btests?\b|\bsuite\b", words) else "ran")
+
+
+def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
+    """By the last Bash call that did any work, or ran tests where the criterion speaks of them."""
+    calls = bash_calls(evidence)
+    about = [call for call in calls if works_of(call) and (criterion.needs != "tests" or any(TEST_RUN.match(work.runner) for work in works_of(call)))]
+    call = (about or ([] if criterion.needs == "tests" else calls) or [None])[-1]
+    if call is None:
+        return Verdict(criterion, False, "weak", NOT_RUN[criterion.needs])
+    told = f"{shorten(bash_command(call), 60)!r}"
+    if call.failed is None:
+        return Verdict(criterion, criterion.status == "nonzero", "weak", f"{told}: its exit code is not told, only that it found nothing")
+    named = re.match(r"(?:Error: )?Exit code (\d+)", call.output)
+    code = int(named[1]) if call.failed and named else 1 if call.failed else 0
+    good = code != 0 if criterion.status == "nonzero" else code == int(criterion.status)
+    certain = is_conclusive(call)
+    if good and not certain and criterion.status == "0" and (call_trouble(call) or re.search(r"\|\||[;|&]\s*(?:echo|true|cat|tee)\b", bash_command(call))):
+        return Verdict(criterion, False, "weak", f"{told} ended with {code}, but that hides what the command itself ended with")
+    return Verdict(criterion, good, "proved" if certain else "weak", f"{told}: exit code {code}", f"it ended with exit code {code}")
+
+
 # -- command
 
-RUNNING = r"(?:(?:[Tt]he )?(?:[Cc]ommand|[Rr]unning|[Rr]un|[Ee]xecuting|[Ee]xecute|[Cc]alling)\s+)?"
 PROGRAM = (r"(?:(?:python(?:3(?:\.\d+)?)?(?!\s+(?:script|program|code|file)\b)|node|npm|npx|cargo|bash|sh|ruby|java|deno|bun|uv|pip)"
            r"\s+\S|\./\S)[^`]*?"
            r"|(?:pytest|make(?!\s+(?:sure|it|the|a)\b)|go (?:run|test|build|vet|install|generate))(?:\s+\S[^`]*?)?")
-SUCCEEDS = (r"(?:succeeds?|pass(?:es)?|works?|runs?(?: successfully)?(?: without (?:any )?errors?)?|completes(?: successfully)?"
-            r"|exits? (?:with (?:code |status )?)?0|returns (?:exit code )?0)")
-PRINTS = r"(?:prints?|outputs?|shows?|displays?|contains?|includes?|gives?|returns?|produces?|->|→|=>)"
-ENDS = rf"(?:{SUCCEEDS}|(?P<not>(?:does not|doesn['’]t) )?{PRINTS}\s+(?P<target>.+?))"
-QUOTED_COMMAND = re.compile(rf"{RUNNING}`(?P<command>[^`]+)`(?:\s+{ENDS})?[.!]?", re.S)
-BARE_COMMAND = re.compile(rf"{RUNNING}(?P<command>{PROGRAM})\s+{ENDS}[.!]?", re.S)
+RUNNING = r"(?:both |when run,? |(?:the )?(?:command|running|run|executing|execute|calling|call)\s+)?"
+ENDINGS = (
+    ("0", r"(?:(?:runs?|works?|completes?|finish(?:es)?|succeeds?|pass(?:es)?|exits?|terminates?|is|are)"
+          r"(?: (?:successful(?:ly)?|cleanly|fine|without (?:any )?(?:errors?|failures?)|with no errors?))*"
+          r"|(?:exits?|returns?|ends?|finish(?:es)?|terminates?)(?: with)?(?: (?:an? )?(?:exit |return )?(?:code|status)(?: of)?)? (?:0|zero))"),
+    ("nonzero", r"(?:fails?|does not (?:succeed|pass|work)|(?:exits?|returns?|ends?|finish(?:es)?)(?: with)?(?: an?)?(?: (?:exit|return))?"
+                r" non-?zero(?: exit)?(?: (?:code|status))?)"),
+    ("status", r"(?:exits?|returns?|ends?|finish(?:es)?)(?: with)?(?: an?)?(?: (?:exit|return))? (?:code|status)(?: of)? (?P<status>\d{1,3})"),
+    ("empty", r"(?:prints?|outputs?|shows?|displays?|gives?|returns?|produces?|has|writes?) (?:nothing|no output)(?: at all)?"),
+    ("prints", r"(?P<not>(?:does not|doesn['’]t|no longer|never) )?(?:prints?|outputs?|shows?|displays?|contains?|includes?|gives?|returns?|produces?|lists?"
+               r"|reports?|results? in|->|→|=>)\s+(?P<target>.+?)"))
+JOINED = re.compile(rf"{RUNNING}`(?P<first>[^`]+)`(?:(?:,? (?P<link>and|or)|,) `(?P<second>[^`]+)`)?(?: command)?(?:\s+(?P<ending>.+?))?[.!]?", re.I | re.S)
+BARE_COMMAND = re.compile(rf"{RUNNING}(?P<first>{PROGRAM})\s+(?P<ending>(?:{'|'.join(pattern for _, pattern in ENDINGS if '?P' not in pattern)})"
+                          r"|(?:does not|doesn['’]t|prints?|outputs?|shows?|displays?|contains?|includes?|gives?|returns?|produces?|exits?|->|→|=>)\s.+?)[.!]?", re.I | re.S)
+FILE_VERBS = re.compile(r"(?:does not |must not )?(?:contains?|has|have|includes?|mentions?|exists?|is|are|uses?|defines?|imports?)\b", re.I)
 
 
 def read_command(text: str, subject: Subject) -> Optional[Criterion]:
-    match = QUOTED_COMMAND.fullmatch(text) or BARE_COMMAND.fullmatch(text)
-    if not match or (looks_like_path(match["command"]) and not match["command"].startswith(("./", "/"))):
-        return None                   # `main.py` names a file; `./main.py` is a command
-    command = match["command"].strip()
-    if match["target"] is None:
-        return Criterion(text, "command", command=command)
-    targets = read_targets(match["target"])
-    if targets is None:
+    match = JOINED.fullmatch(text) or BARE_COMMAND.fullmatch(text)
+    ending = (match["ending"] or "") if match else ""
+    commands = [command.strip() for command in match.groups()[:3:2] if command] if match and match.re is JOINED else [match["first"].strip()] if match else []
+    if not match or any(is_no_command(command, ending) for command in commands):
         return None
-    negated = bool(match["not"]) != targets.negated
-    described = targets.described or (not targets.literal and any(" " in target for target in targets.texts))
-    return Criterion(text, "command", (), targets.texts, targets.either, negated, command=command, literal=targets.literal,
-                     described=described)
+    link = " || " if match.re is JOINED and match["link"] == "or" else " && "
+    command = commands[0] if len(commands) == 1 else link.join(f"( {each} )" for each in commands)
+    if not ending:
+        return Criterion(text, "command", command=command)
+    for status, pattern in ENDINGS:
+        found = re.fullmatch(pattern, ending, re.I | re.S)
+        if found and status != "prints":
+            return Criterion(text, "command", command=command, status=found["status"] if status == "status" else status)
+        if found:
+            targets = read_targets(found["target"])
+            described = targets and (targets.described or (not targets.literal and any(" " in target for target in targets.texts)))
+            return targets and Criterion(text, "command", (), targets.texts, targets.either, bool(found["not"]) != targets.negated, command=command,
+                                         literal=targets.literal, described=bool(described))
+    return None
+
+
+def is_no_command(words: str, ending: str) -> bool:
+    """Whether what stands in backticks names a file: `main.py` does, `./main.py` and `cat main.py` do not."""
+    if looks_like_path(words) and not words.startswith(("./", "/")):
+        return True
+    last = words.split()[-1:] or [""]
+    known = re.match(PROGRAM, words + " ") or words.split()[0] in READING | PREFIXES | {"./", "curl", "wget", "docker", "git"} or words.startswith(("./", "/"))
+    return not known and bool(FILE_VERBS.match(ending)) and (is_file_name(last[0]) or not ending or re.fullmatch(r"[\w.]+(?:\(\))?", words) is not None)
 
 
 def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -2368,11 +2977,14 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
     ending = result.note or f"exit code {result.exit_code}"
     tail = shorten(" ".join(result.output.strip().split("\n")[-3:]), 160)
     told = f"{criterion.command!r}: {ending}" + (f"; it printed: {tail}" if tail else "; it printed nothing")
-    if result.exit_code is None or (result.exit_code != 0 and (criterion.described or not criterion.targets)):
+    if result.exit_code is None:
         return Verdict(criterion, False, "proved", told)
-    if criterion.described or not criterion.targets:
-        doubt = "; whether that is what was meant is not certain" if criterion.described else ""
-        return Verdict(criterion, True, "weak" if doubt else "proved", told + doubt)
+    if not criterion.targets:
+        wanted = {"": result.exit_code == 0, "nonzero": result.exit_code not in (0, 126, 127), "empty": not tail and result.exit_code == 0}
+        return Verdict(criterion, wanted[criterion.status] if criterion.status in wanted else result.exit_code == int(criterion.status), "proved", told)
+    if criterion.described:
+        good = result.exit_code == 0 and bool(tail)
+        return Verdict(criterion, good, "proved" if result.exit_code else "weak", told + ("; whether that is what was meant is not certain" if good else ""))
     found = search_texts(criterion, [("its output", result.output)], "proved")
     if not found.met:
         return found._replace(evidence=f"{told}; {found.evidence}")
@@ -2381,22 +2993,30 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 # -- keywords: what no other kind understands
 
+KEYWORD_NOISE = set("exist exists defined used created written implemented works work properly correctly correct proper gracefully handled handles handle "
+                    "uses using provides contains includes returns function class method file script program code tests test".split())
+
+
 def read_keywords(text: str, subject: Subject) -> Optional[Criterion]:
-    negated = bool(re.search(r"\b(?:no|not|never|without|none|cannot)\b|n['’]t\b", text, re.I))
-    return Criterion(text, "keywords", targets=tuple(dict.fromkeys(telling_words(text))), negated=negated, literal=False)
+    negated = bool(re.search(r"\b(?:[nN]o|not|never|without|cannot|[nN]either|nor|free of)\b|n['’]t\b", text))
+    words = list(dict.fromkeys(telling_words(text)))
+    return Criterion(text, "keywords", targets=tuple([word for word in words if word not in KEYWORD_NOISE] or words), negated=negated, literal=False)
 
 
 def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
-    """All telling words in what this run wrote, what tools returned and the last text together: weak, whatever comes out."""
+    """All telling words in what this run wrote (comments apart) and in what commands printed, or for want of both in the last
+    text: weak, whatever comes out."""
     if not criterion.targets:
         return Verdict(criterion, False, "weak", "it names nothing that can be checked")
     if criterion.negated:
         told = "a negative that cannot be checked mechanically; name the file and the text that must not be in it"
         return Verdict(criterion, False, "weak", told)
-    files = [read_file(os.path.join(evidence.directory, path)) or "" for path in evidence.changes.written]
-    everything = "\n".join([*evidence.changes.written, *files, *(call.output for call in evidence.calls), evidence.text])
+    files = [code_of(path, read_file(os.path.join(evidence.directory, path)) or "") for path in evidence.changes.written]
+    printed = [bash_output(call) for call in bash_calls(evidence)]
+    everything = "\n".join([*evidence.changes.written, *files, *printed] if evidence.changes.written or printed else [evidence.text])
+    everything += "\n" + re.sub(r"(?<=[a-z])(?=[A-Z])", " ", everything)   # ZeroDivisionError speaks of a division by zero
     missing = [word for word in criterion.targets if not search(word, False, everything)]
-    found = "all its telling words were found in files, tool results or the answer"
+    found = "all its telling words were found in " + ("files or command outputs" if evidence.changes.written or printed else "the answer")
     return Verdict(criterion, not missing, "weak", f"its words were not found: {', '.join(missing)}" if missing else found)
 
 
@@ -2430,10 +3050,31 @@ KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
          lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else "exit code 0"),
          lambda c: "make the command succeed" + (f" and print {quoted_list(c.targets)}" if c.targets else "")),
+    Kind("tool_used", read_tool_used, judge_tool_used,
+         lambda c: f"look {'that there is no' if c.negated else 'for a'} call of {quoted_list(c.targets, c.either)}",
+         lambda c: f"{'do not use' if c.negated else 'use'} the tool {quoted_list(c.targets, c.either)}"),
+    Kind("exit_code", read_exit_code, judge_exit_code,
+         lambda c: f"the last {'test run' if c.needs == 'tests' else 'command'} must end with exit code {'other than 0' if c.status == 'nonzero' else c.status}",
+         lambda c: f"run the command so that it ends with exit code {'other than 0' if c.status == 'nonzero' else c.status}"),
+    Kind("valid", read_valid, judge_valid,
+         lambda c: f"parse {quoted_list(c.names) or 'the files that the run writes'} as {c.form or 'what its name says'}",
+         lambda c: f"make it valid {c.form}".rstrip()),
+    Kind("route", read_route, judge_route,
+         lambda c: f"look {'that there is no' if c.negated else 'for a'} route for {quoted_list(c.targets, c.either)} in {quoted_list(c.names) or 'the code'}",
+         lambda c: f"{'remove' if c.negated else 'define'} the route {quoted_list(c.targets)}"),
+    Kind("imports", read_imports, judge_imports,
+         lambda c: f"look {'that there is no' if c.negated else 'for an'} import of {quoted_list(c.targets, c.either)} in {quoted_list(c.names) or 'the code'}",
+         lambda c: f"{'do not import' if c.negated else 'import'} {quoted_list(c.targets)}"),
+    Kind("counts", read_counts, judge_counts,
+         lambda c: f"count the {c.form}s of {quoted_list(c.names) or 'the files that the run writes'}: {c.least} to {'any number' if c.most is None else c.most}",
+         lambda c: f"make it at least {c.least}" if c.least else f"make it at most {c.most}"),
+    Kind("defines", read_defines, judge_defines,
+         lambda c: f"look {'that there is no' if c.negated else 'for a'} definition of {(c.form + ' ') if c.form else ''}{quoted_list(c.targets)}"
+                   + (f" with base {c.where}" if c.where else "") + f" in {quoted_list(c.names) or 'the code'}",
+         lambda c: f"{'remove' if c.negated else 'define'} {c.form} {quoted_list(c.targets)}"),
     Kind("output", read_output, judge_output,
-         lambda c: looking_for(c) + (" in Claude's last text" if c.where == "response" else " in what Bash calls printed") + at_most_weak(c),
-         lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the "
-                   + ("answer" if c.where == "response" else "output of a command")),
+         lambda c: f"{looking_for(c)} in what Bash calls printed{at_most_weak(c)}",
+         lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the output of a command"),
     Kind("no_errors", read_no_errors, judge_no_errors,
          lambda c: f"no Bash call may end with {quoted_list(c.targets) or 'an error that is not repaired later'}"
                    + (f", and {c.names[0]} must have been run" if c.names else MUST_RUN[c.needs]),
@@ -2441,10 +3082,11 @@ KINDS: Tuple[Kind, ...] = (
     Kind("file_exists", read_exists, judge_exists,
          lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs]),
          lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "actually create the file"),
-    Kind("contains", read_contains, judge_contains,
-         lambda c: f"{looking_for(c)} in {quoted_list(c.names) or 'the files that the run writes'}{at_most_weak(c)}",
+    Kind("contains", read_any_contains, judge_contains,
+         lambda c: f"{looking_for(c)} in "
+                   + ("Claude's last text" if c.where == "response" else quoted_list(c.names) or "the files that the run writes") + at_most_weak(c),
          lambda c: (f"take {quoted_list(c.targets)} out of " if c.negated else f"put {quoted_list(c.targets)} into ")
-                   + (", ".join(c.names) or "the file")),
+                   + ("the answer" if c.where == "response" else ", ".join(c.names) or "the file")),
     Kind("keywords", read_keywords, judge_keywords,
          lambda c: f"look for the words {', '.join(c.targets)}; never counts as proved" if c.targets else "names nothing that can be checked",
          lambda c: "make sure that this holds"),
@@ -2457,7 +3099,7 @@ def read_criteria(texts: Iterable[str]) -> Tuple[Criterion, ...]:
     criteria: List[Criterion] = []
     subject = Subject(())
     for text in texts:
-        words = " ".join(text.split())
+        words = plain_words(text)
         read = next(filter(None, (kind.read(words, subject) for kind in KINDS)))
         criteria.append(read._replace(text=text))
         if read.names and read.kind in ("file_exists", "contains") and not read.negated:

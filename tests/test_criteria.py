@@ -43,7 +43,7 @@ def make_evidence(world: World, folder: Path) -> Evidence:
     before = take_snapshot(str(folder))
     write_files(folder, world.wrote)
     for name in world.deleted:
-        (folder / name).unlink()
+        (folder / name).rmdir() if name.endswith("/") else (folder / name).unlink()
     stream = Stream()
     stream.feed(lines(world.events))
     changes = compare(before, take_snapshot(str(folder), before))

@@ -73,3 +73,57 @@ CASES = read_corpus()
 def verdict_on(case: Case, folder: Path) -> Verdict:
     folder.mkdir()
     return judge(read_criteria(case.criteria), make_evidence(case.world, folder))[-1]
+
+
+# ---- The seed's own algorithm, from its document: it looks into Claude's text alone. ----
+
+def seed_verdict(case: Case) -> bool:
+    criterion, output = case.criteria[-1], case.world.text
+    lowered, said = criterion.lower(), output.lower()
+    if "exists" in lowered and "file" in lowered:
+        filename = next(iter(re.findall(r"[\w./-]+\.\w+", criterion)), criterion)
+        return filename in output or f"created {filename}" in said
+    if "contains" in lowered or "output" in lowered:
+        target = re.split(r"contains|output", criterion, flags=re.I)[-1].strip(" \"'`.")
+        return target.lower() in said
+    if "no" in lowered and "error" in lowered:
+        return not any(word in said for word in ("error", "failed", "exception", "refused"))
+    return any(word in said for word in criterion.split() if len(word) > 3)
+
+
+# ---- What has to come out. ----
+
+def test_the_corpus_is_as_big_and_as_nasty_as_it_ought_to_be():
+    assert len(CASES) >= 300
+    assert 3 * sum(case.adversarial for case in CASES) >= len(CASES)
+    assert 0.4 < sum(case.truth for case in CASES) / len(CASES) < 0.6
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verdicts")
+    return [(case, verdict_on(case, folder / str(number))) for number, case in enumerate(CASES)]
+
+
+def test_verdicts_are_right(verdicts, capsys):
+    false_passes = [(case, verdict) for case, verdict in verdicts if verdict.met and not case.truth]
+    false_fails = [(case, verdict) for case, verdict in verdicts if case.truth and not verdict.met]
+    wrong_proved = [(case, verdict) for case, verdict in verdicts if verdict.met != case.truth and verdict.confidence == "proved"]
+    accuracy = 1 - (len(false_passes) + len(false_fails)) / len(verdicts)
+    seed = [(seed_verdict(case), case.truth) for case in CASES]
+    with capsys.disabled():
+        print(f"\n{len(verdicts)} verdicts: {accuracy:.1%} right, {len(false_passes)} false passes, {len(false_fails)} false fails, "
+              f"{len(wrong_proved)} wrongly proved\nthe seed's algorithm: {sum(met == truth for met, truth in seed) / len(seed):.1%} right, "
+              f"{sum(met and not truth for met, truth in seed)} false passes, {sum(truth and not met for met, truth in seed)} false fails")
+    told = [f"{case.name} {case.criteria[-1]!r} ({case.why}): {verdict.evidence}" for case, verdict in false_passes + wrong_proved]
+    assert not told, "\n".join(told)
+    assert accuracy >= 0.98, [f"{case.name} {case.criteria[-1]!r}: {verdict.evidence}" for case, verdict in false_fails]
+
+
+def test_what_can_only_be_guessed_is_never_proved(verdicts):
+    assert [case.name for case, verdict in verdicts if case.sure == "weak" and verdict.met and verdict.confidence == "proved"] == []
+
+
+def test_kinds_are_those_that_the_writers_meant(verdicts):
+    other = [case.name for case, verdict in verdicts if case.kind and verdict.criterion.kind != case.kind]
+    assert len(other) <= 0.05 * len(verdicts), other
