@@ -8,6 +8,7 @@ import sys
 
 from cc_execute import KINDS, LABELS, parse_spec, read_criteria
 from support import ROOT
+from test_verdicts import CASES, figures, verdict_on
 
 README = (ROOT / "README.md").read_text("utf-8")
 DEMO_LIMIT_S = 60
@@ -89,3 +90,8 @@ def test_the_examples_of_a_kind_are_of_that_kind():
     examples = {kind: re.findall(r"`` ?(.+?) ?``(?!`)|(?<!`)`([^`]+)`(?!`)", cell) for kind, cell in rows}
     read = {kind: [read_criteria([double or single])[0].kind for double, single in found] for kind, found in examples.items()}
     assert read == {kind: [kind] * len(found) for kind, found in examples.items()} and len(read) == len(KINDS)
+
+
+def test_the_figures_on_verdicts_are_those_that_are_measured(tmp_path):
+    verdicts = [(case, verdict_on(case, tmp_path / str(number))) for number, case in enumerate(CASES)]
+    assert figures(verdicts) in README

@@ -105,19 +105,23 @@ def verdicts(tmp_path_factory):
     return [(case, verdict_on(case, folder / str(number))) for number, case in enumerate(CASES)]
 
 
+def figures(verdicts: list) -> str:
+    def counted(rows: list) -> str:
+        right, passes = sum(met == truth for met, truth in rows), sum(met and not truth for met, truth in rows)
+        return f"{right / len(rows):.1%} right, {passes} false passes, {len(rows) - right - passes} false fails"
+    wrong = sum(verdict.met != case.truth and verdict.confidence == "proved" for case, verdict in verdicts)
+    return (f"{len(verdicts)} verdicts: {counted([(verdict.met, case.truth) for case, verdict in verdicts])}, {wrong} wrongly proved\n"
+            f"the seed's algorithm: {counted([(seed_verdict(case), case.truth) for case, _ in verdicts])}\n")
+
+
 def test_verdicts_are_right(verdicts, capsys):
-    false_passes = [(case, verdict) for case, verdict in verdicts if verdict.met and not case.truth]
-    false_fails = [(case, verdict) for case, verdict in verdicts if case.truth and not verdict.met]
-    wrong_proved = [(case, verdict) for case, verdict in verdicts if verdict.met != case.truth and verdict.confidence == "proved"]
-    accuracy = 1 - (len(false_passes) + len(false_fails)) / len(verdicts)
-    seed = [(seed_verdict(case), case.truth) for case in CASES]
     with capsys.disabled():
-        print(f"\n{len(verdicts)} verdicts: {accuracy:.1%} right, {len(false_passes)} false passes, {len(false_fails)} false fails, "
-              f"{len(wrong_proved)} wrongly proved\nthe seed's algorithm: {sum(met == truth for met, truth in seed) / len(seed):.1%} right, "
-              f"{sum(met and not truth for met, truth in seed)} false passes, {sum(truth and not met for met, truth in seed)} false fails")
-    told = [f"{case.name} {case.criteria[-1]!r} ({case.why}): {verdict.evidence}" for case, verdict in false_passes + wrong_proved]
-    assert not told, "\n".join(told)
-    assert accuracy >= 0.98, [f"{case.name} {case.criteria[-1]!r}: {verdict.evidence}" for case, verdict in false_fails]
+        print("\n" + figures(verdicts))
+    wrong = [(case, verdict) for case, verdict in verdicts if verdict.met != case.truth]
+    grave = [f"{case.name} {case.criteria[-1]!r} ({case.why}): {verdict.evidence}" for case, verdict in wrong
+             if verdict.met or verdict.confidence == "proved"]
+    assert not grave, "\n".join(grave)
+    assert len(wrong) <= 0.02 * len(verdicts), [f"{case.name} {case.criteria[-1]!r}: {verdict.evidence}" for case, verdict in wrong]
 
 
 def test_what_can_only_be_guessed_is_never_proved(verdicts):
