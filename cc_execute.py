@@ -1755,7 +1755,7 @@ TOKEN = re.compile(r"`([^`]+)`|(?<![\w=])(?:\"([^\"]+)\"|“([^”]+)”|'([^']+
 BARE_NAMES = {"makefile", "dockerfile", "readme", "license", "changelog", "procfile", "gemfile", "rakefile", "jenkinsfile", "vagrantfile"}
 FILE_NOUNS = {"file", "files", "script", "module"}
 FOLDER_NOUNS = {"folder", "folders", "directory", "directories"}
-NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | {"the", "a", "an", "both", "new", "old", "original", "generated", "resulting", "existing", "main", "named", "called",
+NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | {"the", "a", "an", "both", "new", "old", "original", "generated", "resulting", "existing", "main", "legacy", "temporary", "obsolete", "respective", "corresponding", "named", "called",
                                           "at", "and", "or", "either", "also", "all"}
 NOT_NAMES = set("structure layout listing content contents size path that which it is was exists no none all any every each only".split())
 TARGET_NOISE = set("proper appropriate the a an port function class file named called endpoint variable constant string text word line value method key both "
@@ -1775,7 +1775,17 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"\b(?:should|must|shall|may|can|will|has to|have to|needs? to|ought to)(?: not|n['’]t| never)\b|\bcannot\b", "does not"),
     (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all)? be\b", "is"),
     (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all)? ", ""),
-    (r" (?:any ?more|any longer|at all)(?=[.!]?$)", ""),
+    (r" (?:any ?more|any longer|at all|as well|too)(?=[.!]?$)", ""),
+    (r"\b(does|do|did|is|are|was|were|has|have)n['’]t\b", r"\1 not"),
+    (r"\s*\([^()]*(?:included|including|inclusive|not counting|ignoring|see |e\.g\.|i\.e\.)[^()]*\)", ""),
+    (r", (?:header|blank lines|empty lines|comments) (?:included|excluded)(?=[.!]?$)", ""),
+    (r"\b(?:is|are|was|were|has been|have been) (?:completely |fully )?(?:gone|away|absent|missing)\b", "does not exist"),
+    (r" (?:next to|beside|alongside|along with|besides) (?:the |an? )?(?:existing )?[^,;]+?(?=[.!]?$)", ""),
+    (r"\bthere (?:is|are) (no|any|neither) (.+?) (?:left|remaining|any more) (in|on|inside|within) ", r"there is \1 \2 \3 "),
+    (r"\b(?:no|any) (.+?) (?:is|are) left (in|inside) ", r"no \1 \2 "),
+    (r"\bneither (.+?) nor (.+?) (?:remains?|is left|are left|stands?|occurs?|appears?|is|are) (in|inside) ", r"no \1 or \2 \3 "),
+    (r"\b(?:stays|remains|is left|is kept) (?:exactly )?(?:as it was|the same|as is|unmodified|unaltered)\b|\b(?:is|was|has) not (?:been )?(?:touched|altered|modified|changed)\b", "is unchanged"),
+    (r"\bremains?(?= (?:in|inside) )", "appears"),
     (r"\b(?:which|that) (?=is |are |has |contains )", ""),
 ))
 QUOTED_WORDS = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|(?<![\w=])'[^']+'(?!\w)")
@@ -1828,6 +1838,9 @@ def is_file_name(word: str) -> bool:
 
 def read_names(segment: str) -> Optional[Subject]:
     """The files or folders that a phrase such as "Files a.py and b.py" names; None if it says anything else as well."""
+    inner = re.search(r"\(([^()]+)\)\s*$", segment)
+    if inner and any(looks_like_path(token.text) for token in tokenize(inner[1])) and not any(looks_like_path(token.text) for token in tokenize(segment[:inner.start()])):
+        segment = inner[1]            # "a compose file (docker-compose.yml or compose.yaml)"
     tokens = tokenize(segment)
     lower = [token.text.lower() for token in tokens]
     names = []
@@ -1848,6 +1861,7 @@ def read_names(segment: str) -> Optional[Subject]:
 def read_targets(segment: str) -> Optional[Targets]:
     """What has to be found: "A, B and C" are three, "A or B" either, "no A" none. Quoted ones are taken as they stand; words
     without quotes lose articles and nouns such as "port" or "function"."""
+    segment = re.sub(r"\s+as (?:the|an?|its) [\w -]+$", "", segment)
     negated = re.match(r"(?:no|neither|none of)\s+", segment, re.I)
     tokens = tokenize(segment[negated.end():] if negated else segment)
     groups: List[List[Token]] = [[]]
@@ -1905,7 +1919,7 @@ def target_pattern(target: str) -> str:
         pattern += (r"\s+" if both_words else r"\s*" if previous else "") + (r"[\"'`]" if part in "\"'`“”" else re.escape(part))
         previous = part
     head = r"(?<![\w.-])" if parts[0][0].isdigit() else r"(?<!\w)" if is_word(parts[0][0]) else ""
-    tail = r"(?!\w|\.\d)" if parts[-1][-1].isdigit() else r"(?!\w|-\w)" if is_word(parts[-1][-1]) else ""
+    tail = r"(?!\w|\.\d|-[A-Za-z])" if parts[-1][-1].isdigit() else r"(?!\w|-\w)" if is_word(parts[-1][-1]) else ""
     return head + pattern + tail
 
 
@@ -1919,7 +1933,8 @@ def search(target: str, literal: bool, text: str) -> Optional[Tuple[int, bool]]:
     if not re.search(r"\S", target):
         return None
     found = re.search(target_pattern(target), text)
-    other_case = None if found or target != target.lower() else re.search(target_pattern(target), text, re.I)
+    any_case = target == target.lower() or re.fullmatch(r"#[0-9A-Fa-f]{3,8}", target)
+    other_case = None if found or not any_case else re.search(target_pattern(target), text, re.I)
     if found or other_case:
         return text.count("\n", 0, (found or other_case).start()) + 1, bool(found)
     owner = re.fullmatch(r"([A-Z]\w+)\.([a-z_]\w+)", target)   # Path.mkdir is also called as target.mkdir()
@@ -1996,11 +2011,11 @@ def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> 
 
 # -- file_exists
 
-GONE, CHANGED, MADE = "deleted|removed", "updated|changed|modified", "created|written|generated|added|saved"
+GONE, CHANGED, MADE = "deleted|removed", "updated|changed|modified", "created|written|generated|regenerated|produced|added|saved|placed|stored|put"
 EXISTS = re.compile(r"(?P<subject>.*?)\s*\b(?P<verb>(?:now |still |both )*(?:exists?|(?:is|are) (?:still |now )?(?:present|there|included|available|in place))"
                     r"|no longer exists?|(?:is|are|remains?|stays?) (?P<kept>unchanged|untouched|intact)"
                     r"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) (?:not )?"
-                    rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on)\s+(?P<place>.+?))?[.!]?", re.I)
+                    rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on|to|into|as|from)\s+(?P<place>.+?))?[.!]?", re.I)
 MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies"
                    r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)(?P<kept>)[.!]?", re.I)
 
@@ -2008,15 +2023,19 @@ MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|
 def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     neither = re.fullmatch(r"neither (.+?) nor (.+?) (?:still )?(?P<verb>exists?|is there|is present|are there)[.!]?", text, re.I)
     text = f"{neither[1]} or {neither[2]} does not exist" if neither else text
-    there = re.fullmatch(r"there (?:is|are|exists?) (?P<no>no )?(?:an? |the )?(?P<names>.+?)(?: files?)?(?P<place> (?:in|at|under|inside) .+?)?[.!]?", text, re.I)
-    if there and (read_names(there["names"]) or read_names(there["names"] + " file")):
+    there = re.fullmatch(r"there (?:is|are|exists?) (?P<no>no )?(?:an? |the )?(?P<names>.+?)(?P<noun> files?)?(?P<place> (?:in|at|under|inside) .+?)?[.!]?", text, re.I)
+    if there and read_names(there["names"] + (there["noun"] or "")):
         text = f"{there['names']} {'does not exist' if there['no'] else 'exists'}{there['place'] or ''}"
     alone = tokenize(text)
     if len(alone) == 1 and looks_like_path(alone[0].text):
         return Criterion(text, "file_exists", (alone[0].text,))
     match = EXISTS.fullmatch(text) or MAKES.fullmatch(text)
     none = re.match(r"no\s+", match["subject"], re.I) if match else None
-    named = read_place(match["subject"][none.end() if none else 0:], (match["place"] or "").strip()) if match else None
+    words = match["subject"][none.end() if none else 0:] if match else ""
+    named = read_place(words, (match["place"] or "").strip()) if match else None
+    spaced = re.fullmatch(r"(?:the )?(?:file )?((?:[\w.()-]+/)*[\w.() -]+\.[a-z0-9]{1,5})", words, re.I)
+    if match and not named and spaced and not none and not match["place"] and not re.search(r"\bnot\b|\bno\b|\band\b|\bor\b", match[0]):
+        named = Subject((spaced[1],))   # a name with spaces, not in quotes
     if not match or not named:
         return None
     verb, done = match["verb"].lower(), (match["done"] or "").lower()
@@ -2036,6 +2055,8 @@ def read_place(words: str, place: str) -> Optional[Subject]:
     folder = Subject((place,)) if re.fullmatch(r"[\w.@+~/-]+", place) else read_names(place)
     if folder is None or len(folder.names) != 1:
         return None
+    if named is None and is_file_name(os.path.basename(folder.names[0])) and "/" in folder.names[0] + "/" * bool(re.match(r"(?:an?|the) ", words, re.I)):
+        return folder                 # "the report is written to out/report.md"
     if named is None:
         noun = "folder" if set(words.lower().split()) & FOLDER_NOUNS else "file"
         return folder._replace(noun=noun) if set(words.lower().split()) & (FILE_NOUNS | FOLDER_NOUNS) else None
@@ -2187,14 +2208,39 @@ def read_output(text: str, subject: Subject) -> Optional[Criterion]:
     return targets and Criterion(text, kind, (), targets.texts, targets.either, bool(match["not"]) != targets.negated, where=where, literal=targets.literal, described=targets.described)
 
 
+EDGES = re.compile(r"(?:(?P<subject>.+?) )?(?P<not>does not )?(?P<edge>starts?|begins?|ends?) with (?:the )?(?:line |text |words? |string |shebang |heading |header )?(?P<target>.+?)[.!]?", re.I)
+
+
+def read_edge(text: str, subject: Subject) -> Optional[Criterion]:
+    """"Starts with `#!/bin/sh`": the target has to stand at the file's beginning or end."""
+    match = EDGES.fullmatch(text)
+    where = read_subject(match["subject"], None, subject) if match else None
+    tokens = tokenize(match["target"]) if match else []
+    if not match or where is None or not (len(tokens) == 1 or re.match(r"[#\w]", match["target"])):
+        return None
+    target = tokens[0].text if len(tokens) == 1 else match["target"].strip("`\"“”")
+    return Criterion(text, "contains", where.names, (target,), negated=bool(match["not"]), form="end" if match["edge"].lower().startswith("end") else "start")
+
+
+def judge_edge(criterion: Criterion, evidence: Evidence) -> Verdict:
+    def find(name: str, text: str, target: str) -> str:
+        text, target = text.strip("\ufeff \t\r\n"), target.strip()
+        if criterion.form == "start":
+            return f"{name} line 1" if text.startswith(target) and not text[len(target):len(target) + 1].isalnum() else ""
+        return f"{name} line {text.count(chr(10)) + 1}" if text.endswith(target) else ""
+    return judge_by_parts(criterion, evidence, source_files(criterion, evidence), find, f"at its {criterion.form}")
+
+
 def read_any_contains(text: str, subject: Subject) -> Optional[Criterion]:
-    return read_handler(text, subject) or read_contains(text, subject)
+    return read_edge(text, subject) or read_handler(text, subject) or read_contains(text, subject)
 
 
 def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
     """In the named files; else in those that this run wrote; else, for want of files, in Claude's last text, weakly."""
     if criterion.where == "response":
         return search_texts(criterion, [("Claude's last text", evidence.text)], "weak" if criterion.negated else "proved")
+    if criterion.form in ("start", "end"):
+        return judge_edge(criterion, evidence)
     if criterion.form == "handler":
         files = [name for name in source_files(criterion, evidence) if criterion.names or comment_style(name)]
         return judge_by_parts(criterion, evidence, files, find_handler, "a handler of")
@@ -2281,7 +2327,10 @@ def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
         return look(criterion, answer, "weak" if criterion.negated else "proved")
     verdict = look(criterion, printed, "proved")
     trouble = next((call for call in reversed(calls) if works_of(call)), None)
-    said = verdict if verdict.met or criterion.negated or (trouble and call_trouble(trouble)) else look(criterion, answer, "weak")
+    spoken = any(search(word, False, text) for target in criterion.targets for word in telling_words(target) for _, text in printed)
+    if verdict.met or criterion.negated or spoken or (trouble and call_trouble(trouble)):
+        return verdict                # what was printed speaks of it, and otherwise
+    said = look(criterion, answer, "weak")
     return said if said.met else verdict
 
 
@@ -2311,14 +2360,14 @@ FAULTS = rf"{FAULT}(?:(?: or| and| nor|,) {FAULT})*"
 AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|raised|reported|thrown|logged|seen|printed)|reported|in (?:the )?(?:output|console|log)"
               r"|(?:during|in|on|at) (?:the )?(?:execution|runtime|run|build|installation|test run|tests)|when (?:it is )?(?:run|running|executed)|while running))*")
 NO_ERRORS = re.compile(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?|completed|finish(?:es|ed)|executes?|works|exits)"
-                       rf" )?with )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
+                       rf" )?with |(?:the |its )?(?:\w+ ){{1,3}}(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?|yields?|produces?) )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
 WITHOUT = re.compile(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: successfully)?"
                      rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
 SORTS_OF_ERRORS = {"compiler", "compile", "compilation", "build", "runtime", "linter", "lint", "linting", "type", "test", "installation", "unhandled", "uncaught", "python"}
 ANYTHING = {"", "it", "code", "the code", "script", "the script", "program", "the program", "everything", "command", "the command"}
 TESTS_PASS = re.compile(r"(?:all |the )*(?:of )?(?:the )?(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green|passing))[.!]?", re.I)
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
-NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or) {ERROR_NAME})*)[.!]?")
+NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)(?: errors?)?{AFTERWARDS}[.!]?")
 TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |(?<!\b0 )(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
                      r"|\b[1-9]\d* failed\b", re.M)
 LINKS = re.compile(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
@@ -2493,7 +2542,7 @@ def is_stale(call: ToolCall, evidence: Evidence) -> bool:
 
 # -- defines, imports, valid, route, counts: by parsing, in the named files, else in those that the run wrote, else in all
 
-ID = r"`?(?P<name>[A-Za-z_$][\w$.]*)(?:\(\))?`?"
+ID = r"(?P<name>`?[A-Za-z_$][\w$.]*(?:\(\))?`?(?:(?:,| and|, and| or) `?[A-Za-z_$][\w$.]*(?:\(\))?`?)*)"
 WHAT = r"(?:async )?(?P<what>function|method|class|dataclass|variable|constant|struct|interface|enum|type|helper|decorator|fixture)"
 BASED = r"(?: (?:with|from|on|extending|inheriting from|derived from|based on) (?:(?:the|a) )?(?:base (?:class )?)?`?(?P<base>[A-Z][\w.]*)`?)?"
 IN_FILE = r"(?: (?:in|inside|at|within) (?P<file>.+?))?"
@@ -2501,7 +2550,7 @@ DEFINES = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
     rf"(?:the |an? )?(?:{WHAT}s? )?(?:named |called )?{ID}(?: (?P<what2>function|method|class|variable|constant))? "
     rf"(?P<verb>(?:is|are|was) (?P<not>not |no longer |never )?(?:defined|declared|implemented)){BASED}{IN_FILE}",
     rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
-    rf" (?:an? |the )?(?:new |proper )?{WHAT} (?:named |called |for )?{ID}{BASED}{IN_FILE}",
+    rf" (?:an? |the |both )?(?:new |proper )?{WHAT}(?:e?s)? (?:named |called |for )?{ID}{BASED}{IN_FILE}",
     rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
     rf" (?:an? |the )?{ID} (?:{WHAT}){BASED}{IN_FILE}",
     rf"(?:the )?(?:class )?{ID}(?: class)? (?:is (?P<not>not )?(?:derived from|a subclass of)|inherits from|extends|derives from|subclasses)"
@@ -2522,14 +2571,15 @@ def read_defines(text: str, subject: Subject) -> Optional[Criterion]:
     for pattern in DEFINES:
         match = pattern.fullmatch(text)
         groups = match.groupdict() if match else {}
-        if not match or groups["name"].lower() in NOT_NAMES | {"named", "called", "class", "function", "the", "a", "file", "module"}:
+        names = tuple(re.split(r",? and |,? or |, ", re.sub(r"[`()]", "", groups["name"]))) if match else ()
+        if not match or any(name.lower() in NOT_NAMES | {"named", "called", "class", "function", "the", "a", "file", "module", "no", "not"} for name in names):
             continue
         where = read_subject(groups.get("subject"), groups.get("file"), subject)
-        if where is None or looks_like_path(groups["name"]) or ("." in groups["name"] and is_file_name(groups["name"])):
+        if where is None or any(is_file_name(name) for name in names):
             continue
         what = (groups.get("what") or groups.get("what2") or ("class" if groups.get("base") else "")).lower()
         kind = "contains" if groups.get("has") else "defines"
-        return Criterion(text, kind, where.names, (groups["name"],), negated=bool(groups.get("not")), form=what, where=groups.get("base") or "")
+        return Criterion(text, kind, where.names, names, " or " in groups["name"], bool(groups.get("not")), form=what, where=groups.get("base") or "")
     return None
 
 
@@ -2598,7 +2648,10 @@ def find_python_definition(name: str, text: str, target: str, what: str, base: s
 
 def find_definition(name: str, text: str, target: str, what: str, base: str) -> str:
     code = code_of(name, text)
-    place = re.search(DEFINING.replace("{name}", re.escape(target)), code)
+    pattern = DEFINING.replace("{name}", re.escape(target))
+    if what in ("", "constant", "variable"):
+        pattern += rf"|^[ \t]*(?:export\s+|public\s+|static\s+|final\s+)*(?:[\w.<>\[\]]+\s+)?{re.escape(target)}\b(?:\s+[\w.\[\]*]+)?\s*:?="
+    place = re.search(pattern, code, re.M)
     if place and base and not re.search(rf"\b{re.escape(target)}\b[^{{\n]*\b{re.escape(base)}\b", code):
         return ""
     return f"{name} line {code.count(chr(10), 0, place.start()) + 1}" if place else ""
@@ -2661,11 +2714,12 @@ def find_import(name: str, text: str, target: str, module: str) -> str:
 
 FORMS = {"json": (".json",), "toml": (".toml",), "python": (".py",), "xml": (".xml",)}
 VALID = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
-    r"(?:(?P<subject>.+?) )?(?:is|are|contains?|holds?|parses? as|loads? as|has) (?:an? )?(?:syntactically |well-formed )?valid (?P<form>json|toml|python|xml)"
+    r"(?:(?P<subject>.+?) )?(?:is|are|contains?|holds?|has) (?:an? )?(?:syntactically |well-formed )?valid (?P<form>json|toml|python|xml)"
     r"(?: (?:syntax|document|file|code|object|data|module|script))?",
     r"(?:(?P<subject>.+?) )?(?:has|have|contains?|is free of|there (?:are|is)) ?(?:no |any )?(?P<form>python |json |toml )?syntax errors?(?: in (?P<file>.+))?",
     r"no (?P<form>python |json |toml )?syntax errors?(?: in (?P<file>.+))?",
     r"(?:(?P<subject>.+?) )?is (?:syntactically (?:valid|correct)|(?:a )?well-formed)(?P<form>)(?: python| json)?",
+    r"(?:(?P<subject>.+?) )?(?:parses?|loads?|is parsed|can be parsed|can be loaded) (?:correctly )?as (?:valid )?(?P<form>json|toml|python|xml)(?: without errors?)?",
     r"valid (?P<form>json|toml|python|xml)(?: (?:syntax|file|code))?(?: in (?P<file>.+))?"))
 
 
@@ -2881,7 +2935,7 @@ def judge_tool_used(criterion: Criterion, evidence: Evidence) -> Verdict:
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
 
-EXIT_NOISE = set("the a an its it command commands script program build process run runs running ran test tests suite exits exit ends end finishes finished finish returns return "
+EXIT_NOISE = set("last final whole every the a an its it command commands script program build process run runs running ran test tests suite exits exit ends end finishes finished finish returns return "
                  "terminates completes completed complete exited ended terminated returned does not do n't with code codes status value of is was are successfully cleanly successful without error errors zero nonzero non number and".split())
 EXIT_NUMBER = re.compile(r"\b(?:code|status|value|returns?|exits?(?: with)?)\b[^\d]{0,12}?(?P<number>\d{1,3})\b|\b(?P<zero>zero)\b", re.I)
 
@@ -2995,7 +3049,7 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
 # -- keywords: what no other kind understands
 
 KEYWORD_NOISE = set("exist exists defined used created written implemented works work properly correctly correct proper gracefully handled handles handle "
-                    "uses using provides contains includes returns function class method file script program code tests test".split())
+                    "uses using provides contains includes explains explain describes describe documents documented shows tells how returns function class method file script program code tests test".split())
 
 
 def read_keywords(text: str, subject: Subject) -> Optional[Criterion]:
