@@ -1768,25 +1768,75 @@ HERE = {"", "here", "disk", *(f"the {kind}{place}" for kind in ("", "working ", 
                               for place in ("directory", "folder", "root", "project", "repo", "repository", "workspace"))}
 
 
+A_FILE = r"(\0\d+\0|[\w@.~/-]*[\w-]\.[A-Za-z]\w{0,9}|\.\w+|(?:the )?(?:Dockerfile|Makefile|README))"
+A_WORK = r"(?:the (?:run|task|script|program|agent|project|repo|repository)|you|we|it|claude)"
+SEEN = r"(?:appears?|occurs?|shows? up|can be seen|(?:is|are) (?:printed|shown|displayed|visible|contained|present|there)|stands?)"
+OUT = r"(?:the )?(?:console |program |terminal |command |script )?(?:output|stdout|stderr|console|terminal)"
 REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
+    # who has to see to it, how sure, remarks
     (r"^(?:please )?(?:verify|check|ensure|make sure|confirm)(?: that)? ", ""),
-    (r"\b(?:should|must|shall|may|can|will)(?: not|n['’]t| never) be\b", "is not"),
-    (r"\bcannot be\b", "is not"),
-    (r"\b(?:should|must|shall|may|can|will|has to|have to|needs? to|ought to)(?: not|n['’]t| never)\b|\bcannot\b", "does not"),
-    (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all)? be\b", "is"),
-    (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all)? ", ""),
-    (r" (?:any ?more|any longer|at all|as well|too)(?=[.!]?$)", ""),
-    (r"\b(does|do|did|is|are|was|were|has|have)n['’]t\b", r"\1 not"),
-    (r"\s*\([^()]*(?:included|including|inclusive|not counting|ignoring|see |e\.g\.|i\.e\.)[^()]*\)", ""),
+    (r"^(?:new|created|generated|added)(?: files?)?: ", "creates "),
+    (r"\s*\([^()]*(?:included|including|inclusive|not counting|ignoring|see |e\.g\.|i\.e\.|may be|usage|no errors)[^()]*\)", ""),
     (r", (?:header|blank lines|empty lines|comments) (?:included|excluded)(?=[.!]?$)", ""),
-    (r"\b(?:is|are|was|were|has been|have been) (?:completely |fully )?(?:gone|away|absent|missing)\b", "does not exist"),
+    (r" (?:any ?more|any longer|at all|as well|too|afterwards?|in the end|at the end|at the top level|at least once|by now)(?=[.!]?$)", ""),
     (r" (?:next to|beside|alongside|along with|besides) (?:the |an? )?(?:existing )?[^,;]+?(?=[.!]?$)", ""),
+    # duties and negations
+    (r"\b(does|do|did|is|are|was|were|has|have|must|should|may|can|would|need)n['’]t\b", r"\1 not"),
+    (r"\b(?:should|must|shall|may|can|will)(?: not| never) be\b|\bcannot be\b", "is not"),
+    (r"\b(?:should|must|shall|may|can|will|has to|have to|needs? to|ought to)(?: not| never)\b|\bcannot\b", "does not"),
+    (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to|can)(?: also| still| now| all| both)? be\b", "is"),
+    (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all| both)? ", ""),
+    (r"\b(?:all|both) (exists?|are|is)\b", r"\1"),
+    (r"\bthere is not an? ", "there is no "),
+    (r"\b(?:is|are) not (?:there|present|left|included|around)\b", "does not exist"),
+    (rf"^no (?:file (?:named|called) )?{A_FILE}(?: files?)?(?: (?:is|are|was|remains?|exists?))?(?: left| there| present| around)?"
+     r"(?: in (?:the )?(?:project|repo|repository|folder|directory|workspace|root))?([.!]?)$", r"\1 does not exist\2"),
+    (r"\b(?:got|gets|gotten) (?=created|updated|changed|modified|deleted|removed|written|generated|added)", "is "),
+    (r"\b(?:is|are|was|were|has been|have been) (?:completely |fully )?(?:gone|away|absent|missing)(?= from | in )", "is removed"),
+    (r"\b(?:is|are|was|were|has been|have been) (?:completely |fully )?(?:gone|away|absent|missing)\b", "does not exist"),
+    (r"\b(?:stays|remains|is left|is kept) (?:exactly )?(?:as it was|the same|as is|unmodified|unaltered)\b"
+     r"|\b(?:is|was|has) not (?:been )?(?:touched|altered|modified|changed)\b", "is unchanged"),
+    # word order
+    (rf"^in {A_FILE},? (?:there (?:is|are) )?(.+?)(?: (?:exists?|can be found|is (?:present|there|used|defined)))?([.!]?)$", r"\1 contains \2\3"),
+    (rf"^when {A_FILE} is (?:run|executed|called|started),? (.+?) (?:is|gets) (?:printed|shown|displayed|output)", r"\1 prints \2"),
+    (rf"^(?:if|when) (?:you|one|we) (?:run|call|execute|start) {A_FILE},? (?:it|this) ", r"\1 "),
+    (rf"^(?:the )?output of {A_FILE} (?:is|equals|reads) ", r"\1 prints "),
+    (rf"^(.+?) (?:is|gets) (?:shown|printed|displayed|output) by {A_FILE}", r"\2 prints \1"),
+    (r"\b(gives|prints|shows|outputs|returns): ", r"\1 "),
+    (r"\bruns through\b", "succeeds"),
+    (rf"^(?:no|neither) (.+?) (?:{SEEN} )?(?:in|on|to) {OUT}([.!]?)$", r"output does not contain \1\2"),
+    (rf"^(.+?) (?:does not (?:appear|occur|show up)|is not (?:printed|shown|displayed)) (?:in|on|to) {OUT}([.!]?)$", r"output does not contain \1\2"),
+    (rf"^(?:the )?(?:word |text |string |line )?(.+?) (?:{SEEN}) (?:in|on|to) {OUT}([.!]?)$", r"output contains \1\2"),
+    (r"^(?:either )?(\0\d+\0(?:(?:,| and| or) \0\d+\0)*) (?:is|are|gets?) (?:printed|displayed|shown)([.!]?)$", r"output contains \1\2"),
+    (rf"^in {OUT},? there is (?:the |an? )?(?:line |text |word )?(.+)$", r"output contains \1"),
+    (r"^(?:the )?printed (?:result|value|text) is (.+)$", r"output contains \1"),
+    (rf"^{OUT} (?:has|reads|shows) the (?:text|line|word|string) (.+)$", r"output contains \1"),
     (r"\bthere (?:is|are) (no|any|neither) (.+?) (?:left|remaining|any more) (in|on|inside|within) ", r"there is \1 \2 \3 "),
-    (r"\b(?:no|any) (.+?) (?:is|are) left (in|inside) ", r"no \1 \2 "),
+    (r"\b(?:no|any) (?:more )?(?:references? to |uses? of |mentions? of )?(.+?) (?:(?:is|are) )?left (in|inside) ", r"no \1 \2 "),
     (r"\bneither (.+?) nor (.+?) (?:remains?|is left|are left|stands?|occurs?|appears?|is|are) (in|inside) ", r"no \1 or \2 \3 "),
-    (r"\b(?:stays|remains|is left|is kept) (?:exactly )?(?:as it was|the same|as is|unmodified|unaltered)\b|\b(?:is|was|has) not (?:been )?(?:touched|altered|modified|changed)\b", "is unchanged"),
     (r"\bremains?(?= (?:in|inside) )", "appears"),
-    (r"\b(?:which|that) (?=is |are |has |contains )", ""),
+    (rf"^(?:the |all )?(.+?) (?:is|are|was|were|has been|have been) (?:removed|deleted|dropped|taken out|stripped|eliminated) (?:from|in) {A_FILE}([.!]?)$", r"\2 does not contain \1\3"),
+    (rf"^(?:no more |there (?:is|are) no (?:more )?)(?:references? to |uses? of )?(.+?) in {A_FILE}([.!]?)$", r"\2 does not contain \1\3"),
+    (rf"^there (?:is|are) (?:an? |the )?(?:line |entry |heading |section |word |text |string )?(\0\d+\0)(?: (?:line|entry|heading|section|block|statement|call)s?)? in {A_FILE}([.!]?)$", r"\2 contains \1\3"),
+    (rf"^(?:an? |the )?(?:line |entry |heading |section |key |block )?(?:for )?(\0\d+\0)(?: (?:line|entry|heading|section|block|statement|call|flag|key)s?)? (?:is|are|was|were|has been|gets)"
+     rf" (?:listed|set|added|there|present|declared|included|put|inserted|written|mentioned|used)(?: anywhere)? (?:in|to|into) {A_FILE}([.!]?)$", r"\2 contains \1\3"),
+    (rf"^(?:the )?text of {A_FILE} is ", r"\1 contains "),
+    # the same in other words
+    (r"\b(?:makes use of|is based on|is built on|builds on|is wrapped by)\b", "uses"), (r"\b(?:comes with|has got|consists of|carries)\b", "has"),
+    (r"\bdo(?:es)? not make use of\b", "does not use"),
+    (rf"^{A_WORK} (?:has |have )?(?:comes with|has|have|leaves? behind|contains?|ends? (?:up )?with) (?:an? |the )?{A_FILE}(?: file| folder| directory)?(?= in the |[.!]?$)", r"\1 exists"),
+    (rf"^{A_WORK} (?:has |have )?(creates?|created|writes?|written|generates?|saves?|updates?) ", r"\1 "),
+    (rf"^(?:saves?|writes?|stores?) .+? (?:as|to|into|in) {A_FILE}([.!]?)$", r"creates \1\2"),
+    (r"\b(?:lives|ends up|can be found|is found|is located|resides|sits)(?= (?:in|at|under) )", "exists"),
+    (r"\b(?:is|are) (?:provided|supplied|available|in place|delivered)\b", "exists"),
+    (r"^(\0\d+\0|\S+\.\w+) (created|updated|deleted|removed|changed|modified|generated|available)([.!]?)$", r"\1 is \2\3"),
+    (rf"^does not create (?:an? )?{A_FILE}(?: folder| file| directory)?([.!]?)$", r"\1 does not exist\2"),
+    (r"\b(?:an? )?minimum of (\d+|\w+) (.+?) (?:is|are) in ", r"at least \1 \2 in "), (r"\bis (?:shorter|fewer|less) than (\d+) ", r"has fewer than \1 "),
+    (r"\bis longer than (\d+) ", r"has more than \1 "), (r"^(?:the )?(json|toml|python|xml)(?: code)? in (\S+) is valid", r"\2 is valid \1"),
+    (r"\bis well-formed (json|toml|xml)\b", r"is valid \1"), (r"\bare valid (json|toml|python|xml) files\b", r"are valid \1"),
+    (r"\b(?:throws|raises) no (errors?|exceptions?)", r"runs without \1"), (r"\b(?:is )?free of (?:runtime |any )?(errors?|exceptions?|warnings?)(?=[.!]?$)", r"runs without \1"),
+    (r"^error-free execution", "runs without errors"), (r"\bruns? cleanly\b", "runs without errors"), (r"\bhas (finished|completed|ended|run) ", r"\1 "),
+    (r"\bno use of the (\w+) tool\b", r"the \1 tool is not used"),
 ))
 QUOTED_WORDS = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|(?<![\w=])'[^']+'(?!\w)")
 
@@ -2032,12 +2082,17 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     match = EXISTS.fullmatch(text) or MAKES.fullmatch(text)
     none = re.match(r"no\s+", match["subject"], re.I) if match else None
     words = match["subject"][none.end() if none else 0:] if match else ""
-    named = read_place(words, (match["place"] or "").strip()) if match else None
+    to_file = re.fullmatch("written|saved|stored|generated|produced|placed|put", (match["done"] or "") if match else "", re.I) is not None
+    named = read_place(words, (match["place"] or "").strip(), to_file) if match else None
     spaced = re.fullmatch(r"(?:the )?(?:file )?((?:[\w.()-]+/)*[\w.() -]+\.[a-z0-9]{1,5})", words, re.I)
     if match and not named and spaced and not none and not match["place"] and not re.search(r"\bnot\b|\bno\b|\band\b|\bor\b", match[0]):
         named = Subject((spaced[1],))   # a name with spaces, not in quotes
     if not match or not named:
         return None
+    if not named.noun and not all(looks_like_path(name) or re.search(r"\.\w{1,8}$|/", name) for name in named.names):
+        return None                   # "`DEBUG` is gone" speaks of no file
+    if is_file_name(os.path.basename((match["place"] or "").strip(" `\"'"))) and not is_file_name(os.path.basename(named.names[0])):
+        return None                   # "the key `name` exists in data.json"
     verb, done = match["verb"].lower(), (match["done"] or "").lower()
     negated = bool(re.search(r"\bnot\b|n['’]t\b|no longer", verb)) != bool(none)
     gone = bool(re.search(GONE + "|^delete|^remove", done or verb))
@@ -2047,7 +2102,7 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     return Criterion(text, "file_exists", named.names, either=named.either, negated=absent, needs=needs, where=named.noun)
 
 
-def read_place(words: str, place: str) -> Optional[Subject]:
+def read_place(words: str, place: str, to_file: bool = False) -> Optional[Subject]:
     """The names in "config.py exists at src" or "File exists at src/config.py"; None where either part says more than names."""
     named = read_names(words)
     if place.lower() in HERE:
@@ -2055,7 +2110,7 @@ def read_place(words: str, place: str) -> Optional[Subject]:
     folder = Subject((place,)) if re.fullmatch(r"[\w.@+~/-]+", place) else read_names(place)
     if folder is None or len(folder.names) != 1:
         return None
-    if named is None and is_file_name(os.path.basename(folder.names[0])) and "/" in folder.names[0] + "/" * bool(re.match(r"(?:an?|the) ", words, re.I)):
+    if to_file and named is None and is_file_name(os.path.basename(folder.names[0])) and re.fullmatch(r"[A-Za-z]+(?: [a-z]+){0,4}", words):
         return folder                 # "the report is written to out/report.md"
     if named is None:
         noun = "folder" if set(words.lower().split()) & FOLDER_NOUNS else "file"
@@ -2261,6 +2316,10 @@ def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 
 def judge_file(name: str, criterion: Criterion, evidence: Evidence) -> Verdict:
+    elsewhere = [path for path in evidence.changes.written if os.path.basename(path) == name]
+    if len(elsewhere) == 1 and not os.path.lexists(os.path.join(evidence.directory, name)):
+        verdict = judge_file(elsewhere[0], criterion, evidence)   # "index.html" of public/index.html
+        return verdict._replace(confidence="weak") if verdict.met else verdict
     if read_file(os.path.join(evidence.directory, name)) is None:
         return Verdict(criterion, False, "proved", f"{name} is not there to be read", f"{name} was not there")
     written = find_path(name, criterion._replace(negated=False), evidence)
@@ -2326,10 +2385,10 @@ def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     if not calls:
         return look(criterion, answer, "weak" if criterion.negated else "proved")
     verdict = look(criterion, printed, "proved")
-    trouble = next((call for call in reversed(calls) if works_of(call)), None)
+    worked = any(works_of(call) for call in calls)
     spoken = any(search(word, False, text) for target in criterion.targets for word in telling_words(target) for _, text in printed)
-    if verdict.met or criterion.negated or spoken or (trouble and call_trouble(trouble)):
-        return verdict                # what was printed speaks of it, and otherwise
+    if verdict.met or criterion.negated or spoken or worked:
+        return verdict                # what was run printed otherwise
     said = look(criterion, answer, "weak")
     return said if said.met else verdict
 
@@ -2355,7 +2414,7 @@ class Work(NamedTuple):
     paths: frozenset = frozenset()
 
 
-FAULT = r"(?:errors?|exceptions?|failures?|error messages?)"
+FAULT = r"(?:errors?|exceptions?|failures?|error messages?|tracebacks?|stack traces?|crash(?:es)?)"
 FAULTS = rf"{FAULT}(?:(?: or| and| nor|,) {FAULT})*"
 AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|raised|reported|thrown|logged|seen|printed)|reported|in (?:the )?(?:output|console|log)"
               r"|(?:during|in|on|at) (?:the )?(?:execution|runtime|run|build|installation|test run|tests)|when (?:it is )?(?:run|running|executed)|while running))*")
@@ -2364,7 +2423,8 @@ NO_ERRORS = re.compile(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|prog
 WITHOUT = re.compile(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: successfully)?"
                      rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
 SORTS_OF_ERRORS = {"compiler", "compile", "compilation", "build", "runtime", "linter", "lint", "linting", "type", "test", "installation", "unhandled", "uncaught", "python"}
-ANYTHING = {"", "it", "code", "the code", "script", "the script", "program", "the program", "everything", "command", "the command"}
+ANYTHING = {"", "it", "it all", "the build", "build", "the run", "execution", "all commands", "the installation", "the server", "the app", "the application", "the migration",
+            "the import", "the compilation", "the whole thing", "code", "the code", "script", "the script", "program", "the program", "everything", "command", "the command"}
 TESTS_PASS = re.compile(r"(?:all |the )*(?:of )?(?:the )?(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green|passing))[.!]?", re.I)
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
 NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)(?: errors?)?{AFTERWARDS}[.!]?")
@@ -2388,6 +2448,10 @@ NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no t
 
 
 def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
+    raised = re.fullmatch(rf"(?:.+? )?(?:does not (?:raise|throw|cause|end in|fail with)|without) (?:an? |any )?(?P<names>{ERROR_NAME})[.!]?"
+                          rf"|[Nn]either (?P<first>{ERROR_NAME}) nor (?P<second>{ERROR_NAME}) (?:occurs?|is raised|appears?)[.!]?", text)
+    if raised and not read_names(text.split(" does not ")[0]):
+        text = f"No {raised['names'] or raised['first'] + ' or ' + raised['second']}"
     match = NAMED_ERROR.fullmatch(text) or NO_ERRORS.fullmatch(text)
     if match:
         tokens = [token for token in tokenize(match["names"]) if token.quoted or token.text.lower() not in (",", "or", "and")]
@@ -2549,9 +2613,9 @@ IN_FILE = r"(?: (?:in|inside|at|within) (?P<file>.+?))?"
 DEFINES = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
     rf"(?:the |an? )?(?:{WHAT}s? )?(?:named |called )?{ID}(?: (?P<what2>function|method|class|variable|constant))? "
     rf"(?P<verb>(?:is|are|was) (?P<not>not |no longer |never )?(?:defined|declared|implemented)){BASED}{IN_FILE}",
-    rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
+    rf"(?:(?P<subject>.+?) )??(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
     rf" (?:an? |the |both )?(?:new |proper )?{WHAT}(?:e?s)? (?:named |called |for )?{ID}{BASED}{IN_FILE}",
-    rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
+    rf"(?:(?P<subject>.+?) )??(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?|includes?|provides?|exports?))"
     rf" (?:an? |the )?{ID} (?:{WHAT}){BASED}{IN_FILE}",
     rf"(?:the )?(?:class )?{ID}(?: class)? (?:is (?P<not>not )?(?:derived from|a subclass of)|inherits from|extends|derives from|subclasses)"
     rf" (?:the )?(?:class )?`?(?P<base>[A-Za-z][\w.]*)`?{IN_FILE}",
@@ -2659,7 +2723,7 @@ def find_definition(name: str, text: str, target: str, what: str, base: str) -> 
 
 MODULES = r"(?P<names>[`\"']?[A-Za-z_@][\w./@-]*[`\"']?(?:(?:,| and|, and| or) [`\"']?[A-Za-z_@][\w./@-]*[`\"']?)*)"
 IMPORTS = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
-    rf"(?:(?P<subject>.+?) )?(?P<not>does not |do not |no longer |never )?imports? (?:the )?{MODULES}(?: (?:module|package|library|class|function)s?)?"
+    rf"(?:(?P<subject>.+?) )??(?P<not>does not |do not |no longer |never )?imports? (?:the )?{MODULES}(?: (?:module|package|library|class|function)s?)?"
     rf"(?: from (?:the )?[`\"']?(?P<module>[\w./@-]+)[`\"']?(?: module| package)?)?{IN_FILE}",
     rf"(?:the )?{MODULES}(?: module| package| library| class)? (?:is|are) (?P<not>not |no longer |never )?imported"
     rf"(?: from [`\"']?(?P<module>[\w./@-]+)[`\"']?)?{IN_FILE}"))
@@ -2714,7 +2778,7 @@ def find_import(name: str, text: str, target: str, module: str) -> str:
 
 FORMS = {"json": (".json",), "toml": (".toml",), "python": (".py",), "xml": (".xml",)}
 VALID = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
-    r"(?:(?P<subject>.+?) )?(?:is|are|contains?|holds?|has) (?:an? )?(?:syntactically |well-formed )?valid (?P<form>json|toml|python|xml)"
+    r"(?:(?P<subject>.+?) )?(?:is|are|contains?|holds?|has) (?P<not>not )?(?:an? )?(?:syntactically |well-formed )?valid (?P<form>json|toml|python|xml)"
     r"(?: (?:syntax|document|file|code|object|data|module|script))?",
     r"(?:(?P<subject>.+?) )?(?:has|have|contains?|is free of|there (?:are|is)) ?(?:no |any )?(?P<form>python |json |toml )?syntax errors?(?: in (?P<file>.+))?",
     r"no (?P<form>python |json |toml )?syntax errors?(?: in (?P<file>.+))?",
@@ -2733,7 +2797,7 @@ def read_valid(text: str, subject: Subject) -> Optional[Criterion]:
     endings = {name.rpartition(".")[2] for name in where.names}
     if not form and not (endings <= {"py", "json", "toml", "xml"}):
         return None
-    return Criterion(text, "valid", where.names, form=form)
+    return Criterion(text, "valid", where.names, form=form, negated=bool(groups.get("not")))
 
 
 def judge_valid(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -2745,7 +2809,7 @@ def judge_valid(criterion: Criterion, evidence: Evidence) -> Verdict:
     for name in files:
         form = criterion.form or {".json": "json", ".toml": "toml", ".xml": "xml"}.get(os.path.splitext(name)[1], "python")
         fault = find_fault(form, os.path.join(evidence.directory, name))
-        findings.append(Finding(fault == "", "weak" if fault is None else "proved", f"{name} is valid {form}" if fault == "" else f"{name} is not valid {form}: {fault}"
+        findings.append(Finding((fault == "") != criterion.negated and fault is not None, "weak" if fault is None else "proved", f"{name} is valid {form}" if fault == "" else f"{name} is not valid {form}: {fault}"
                                 if fault else f"{name} cannot be checked: this Python reads no {form}", fault or ""))
     return combine(criterion, findings, False)
 
@@ -3049,7 +3113,7 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
 # -- keywords: what no other kind understands
 
 KEYWORD_NOISE = set("exist exists defined used created written implemented works work properly correctly correct proper gracefully handled handles handle "
-                    "uses using provides contains includes explains explain describes describe documents documented shows tells how returns function class method file script program code tests test".split())
+                    "uses using between both when while what why provides contains includes explains explain describes describe documents documented shows tells how returns function class method file script program code tests test".split())
 
 
 def read_keywords(text: str, subject: Subject) -> Optional[Criterion]:
