@@ -1844,7 +1844,7 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"\bremains?(?= (?:in|inside) )", "appears"),
     (rf"^(?:the |all )?(.+?) (?:is|are|was|were|has been|have been) (?:removed|deleted|dropped|taken out|stripped|eliminated) "
      rf"(?:from|in) {A_FILE}([.!]?)$", r"\2 does not contain \1\3"),
-    (rf"^(?:no more |there (?:is|are) no (?:more )?)(?:references? to |uses? of )?(.+?) in {A_FILE}([.!]?)$", r"\2 does not contain \1\3"),
+    (rf"^(?:no more (?!than)|there (?:is|are) no (?:more )?)(?:references? to |uses? of )?(.+?) in {A_FILE}([.!]?)$", r"\2 does not contain \1\3"),
     (rf"^there (?:is|are) (?:an? |the )?(?:line |entry |heading |section |word |text |string )?(\0\d+\0)(?: (?:line|entry|heading"
      rf"|section|block|statement|call)s?)? in {A_FILE}([.!]?)$", r"\2 contains \1\3"),
     (rf"^(?:an? |the )?(?:line |entry |heading |section |key |block )?(?:for )?(\0\d+\0)(?: (?:line|entry|heading|section|block"
@@ -1874,6 +1874,10 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"^error-free execution", "runs without errors"), (r"\bruns? cleanly\b", "runs without errors"), (r"\bhas (finished|completed"
                                                                                                        r"|ended|run) ", r"\1 "),
     (r"\bno use of the (\w+) tool\b", r"the \1 tool is not used"),
+    (r"^neither (.+?) nor (.+?) (is|are|was|were) ", r"\1 or \2 \3 not "),
+    (r"^(?:all )?(?:the )?tests? pass(?:es)? (?:with|under|using|when running) (\0\d+\0)([.!]?)$", r"\1 passes\2"),
+    (r"^it is possible to (?:run|execute|call) (\0\d+\0)", r"\1 succeeds"),
+    (r"^(\0\d+\0|\S+) is an? (directory|folder|file)([.!]?)$", r"the \2 \1 exists\3"),
 ))
 QUOTED_WORDS = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|(?<![\w=])'[^']+'(?!\w)")
 
@@ -2257,6 +2261,9 @@ def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
     elif seen and read_names(seen["file"]) and not looks_like_path(seen["target"].strip("`\"")):
         verb = "does not contain" if re.search("not |no |never ", seen["verb"] + " ", re.I) else "contains"
         text = f"{seen['file']} {verb} {seen['target']}"
+    inside = re.fullmatch(r"((?:it |the code )?(?:contains?|has|uses?|includes?|mentions?|defines?|lists?) .+?) in (\S+?)[.!]?", text, re.I)
+    if inside and is_file_name(inside[2].strip("`")):
+        text = f"{inside[2]} {re.sub('^(?:it|the code) ', '', inside[1], flags=re.I)}"
     match = NONE_IN.fullmatch(text) or CONTAINS.fullmatch(text)
     targets = read_targets(match["target"]) if match else None
     if not match or targets is None:
@@ -2356,13 +2363,24 @@ def judge_edge(criterion: Criterion, evidence: Evidence) -> Verdict:
     return judge_by_parts(criterion, evidence, source_files(criterion, evidence), find, f"at its {criterion.form}")
 
 
+def read_file_and_quote(text: str, subject: Subject) -> Optional[Criterion]:
+    """"style.css sets `color: red`": the verb is not known, so that finding what is quoted in the file is never proof."""
+    tokens = tokenize(text)
+    files = [token.text for token in tokens if is_file_name(os.path.basename(token.text))]
+    quoted = [token.text for token in tokens if token.quoted and token.text not in files]
+    unclear = re.search(r"\b(?:no|not|never|without|only|exactly|first|last|neither|nor|all|every|each|or)\b|n['’]t\b", text, re.I)
+    if len(files) != 1 or not quoted or unclear:
+        return None
+    return Criterion(text, "contains", (files[0],), tuple(quoted), described=True)
+
+
 def find_make_rule(name: str, text: str, target: str) -> str:
     place = re.search(rf"^(?:[^\s:#]+ )*{re.escape(target)}(?: [^\s:#]+)*\s*::?(?!=)", text, re.M)
     return f"{name} line {text.count(chr(10), 0, place.start()) + 1}" if place else ""
 
 
 def read_any_contains(text: str, subject: Subject) -> Optional[Criterion]:
-    return read_edge(text, subject) or read_handler(text, subject) or read_contains(text, subject)
+    return read_edge(text, subject) or read_handler(text, subject) or read_contains(text, subject) or read_file_and_quote(text, subject)
 
 
 def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -2499,7 +2517,7 @@ FAULTS = rf"{FAULT}(?:(?: or| and| nor|,) {FAULT})*"
 AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|raised|reported|thrown|logged|seen|printed)|(?:shows?|comes?|turns?|pops?) up|reported"
               r"|in (?:the )?(?:output|console|log)"
               r"|(?:during|in|on|at) (?:the )?(?:execution|runtime|run|build|installation|test run|tests)|when (?:it is |it )?(?:runs?"
-              r"|running|executed)|while running))*")
+              r"|running|executed)|while running(?: the \w+)?))*")
 NO_ERRORS = re.compile(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?"
                        rf"|completed|finish(?:es|ed)|executes?|works|exits)"
                        rf" )?with |(?:the |its )?(?:\w+ ){{1,3}}(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?"
@@ -2513,6 +2531,7 @@ ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "s
                                           "command".split()), "the whole thing"}
 TESTS_PASS = re.compile(r"(?:all |the )*(?:of )?(?:the )?(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
                         r"|passing))[.!]?", re.I)
+ERROR_CLASS = r"`?\w*(?:Error|Exception|Warning)`?"
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
 NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)(?: errors?)?{AFTERWARDS}[.!]?")
 TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |(?<!\b0 "
@@ -2538,10 +2557,12 @@ NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no t
 
 def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
     raised = re.fullmatch(rf"(?:.+? )?(?:does not (?:raise|throw|cause|end in|fail with)|without) (?:an? |any "
-                          rf")?(?P<names>{ERROR_NAME})[.!]?"
-                          rf"|[Nn]either (?P<first>{ERROR_NAME}) nor (?P<second>{ERROR_NAME}) (?:occurs?|is raised|appears?)[.!]?", text)
+                          rf")?(?P<names>{ERROR_CLASS})[.!]?"
+                          rf"|[Nn]either (?P<first>{ERROR_CLASS}) nor (?P<second>{ERROR_CLASS}) (?:occurs?|is raised|appears?)[.!]?", text)
     if raised and not read_names(text.split(" does not ")[0]):
         text = f"No {raised['names'] or raised['first'] + ' or ' + raised['second']}"
+    gone = re.fullmatch(rf"(?:the )?({ERROR_CLASS}) (?:does not (?:exist|occur|appear)|is fixed)[.!]?", text)
+    text = f"No {gone[1]}" if gone else text
     match = NAMED_ERROR.fullmatch(text) or NO_ERRORS.fullmatch(text)
     if match:
         tokens = [token for token in tokenize(match["names"]) if token.quoted or token.text.lower() not in (",", "or", "and")]
@@ -2556,7 +2577,7 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
         return Criterion(text, "no_errors", needs="tests", where="bash", described=True)
     if not match or match["subject"].strip().lower() in ANYTHING:
         return Criterion(text, "no_errors", needs="ran", where="bash") if match else None
-    named = read_names(match["subject"])
+    named = read_names(re.sub(r"^(?:executing|running|calling) ", "", match["subject"], flags=re.I))
     return Criterion(text, "no_errors", named.names, needs="ran", where="bash") if named else None
 
 
@@ -2700,7 +2721,7 @@ ID = r"(?P<name>`?[A-Za-z_$][\w$.]*(?:\(\))?`?(?:(?:,| and|, and| or) `?[A-Za-z_
 WHAT = r"(?:async )?(?P<what>function|method|class|dataclass|variable|constant|struct|interface|enum|type|helper|decorator|fixture)"
 BASED = (r"(?: (?:with|from|on|extending|inheriting from|derived from|based on) (?:(?:the|a) )?(?:base (?:class )?)?"
          r"`?(?P<base>[A-Z][\w.]*)`?)?")
-IN_FILE = r"(?: (?:in|inside|at|within) (?P<file>.+?))?"
+IN_FILE = r"(?: (?:in|inside|at|within|by) (?P<file>.+?))?"
 DEFINES = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
     rf"(?:the |an? )?(?:{WHAT}s? )?(?:named |called )?{ID}(?: (?P<what2>function|method|class|variable|constant))? "
     rf"(?P<verb>(?:is|are|was) (?P<not>not |no longer |never )?(?:defined|declared|implemented)){BASED}{IN_FILE}",
@@ -2729,6 +2750,10 @@ def read_subject(words: Optional[str], place: Optional[str], subject: Subject) -
 
 def read_defines(text: str, subject: Subject) -> Optional[Criterion]:
     members = re.fullmatch(rf"(.+?) with (?:the |a )?(?:(?:methods?|functions?) {ID}|{ID.replace('name', 'other')} (?:methods?|functions?))[.!]?", text)
+    has = re.fullmatch(rf"(?:the )?class `?(\w+)`? (?:has|contains|defines|provides) (?:the |an? )?(?:methods?|functions?) (?:named |called )?{ID}[.!]?", text, re.I)
+    if has:
+        names = tuple(re.split(r",? and |,? or |, ", re.sub(r"[`()]", "", has["name"])))
+        return Criterion(text, "defines", subject.names, (has[1], *names))
     if members:                       # "Class Stack is defined with push and pop methods"
         owner = read_defines(members[1], subject)
         names = tuple(re.split(r",? and |,? or |, ", re.sub(r"[`()]", "", members["name"] or members["other"])))
@@ -2830,6 +2855,7 @@ IMPORTS = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
     rf"(?:(?P<subject>.+?) )??(?P<not>does not |do not |no longer |never )?imports? (?:the )?{MODULES}(?: (?:module|package|library"
     rf"|class|function)s?)?"
     rf"(?: from (?:the )?[`\"']?(?P<module>[\w./@-]+)[`\"']?(?: module| package)?)?{IN_FILE}",
+    rf"(?:(?P<subject>.+?) )??(?P<not>does not contain |there (?:is|are) no |no )?(?:contains |has |there is )?(?:an? )?imports? of {MODULES}{IN_FILE}(?P<module>)",
     rf"(?:the )?{MODULES}(?: module| package| library| class)? (?:is|are) (?P<not>not |no longer |never )?imported"
     rf"(?: from [`\"']?(?P<module>[\w./@-]+)[`\"']?)?{IN_FILE}"))
 
@@ -2885,7 +2911,7 @@ FORMS = {"json": (".json",), "toml": (".toml",), "python": (".py",), "xml": (".x
 VALID = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
     r"(?:(?P<subject>.+?) )?(?:is|are|contains?|holds?|has) (?P<not>not )?(?:an? )?(?:syntactically |well-formed )?valid "
     r"(?P<form>json|toml|python|xml)"
-    r"(?: (?:syntax|document|file|code|object|data|module|script))?",
+    r"(?: (?:syntax|document|file|code|object|data|module|script)s?)?",
     r"(?:(?P<subject>.+?) )?(?:has|have|contains?|is free of|there (?:are|is)) ?(?:no |any )?(?P<form>python |json |toml )?syntax "
     r"errors?(?: in (?P<file>.+))?",
     r"no (?P<form>python |json |toml )?syntax errors?(?: in (?P<file>.+))?",
@@ -2953,7 +2979,7 @@ METHODS = "get|post|put|patch|delete|head|options"
 ROUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w{}<>:.-]+(?:/[\w{}<>:.-]+)*/?)?(?![\w])")
 ROUTE_NOISE = set("has have a an the is are there exists exist with endpoint endpoints route routes defined available provides provide exposes "
                   "expose defines define includes include contains contain implements implement offers adds keeps at for in it and request "
-                  "requests handles handler present still serves of named called no not longer does api app url path implemented added "
+                  "requests accepts responds answers to was were handles handler present still serves of named called no not longer does api app url path implemented added "
                   "both".split())
 
 
