@@ -2413,6 +2413,8 @@ def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 def judge_file(name: str, criterion: Criterion, evidence: Evidence) -> Verdict:
     elsewhere = [path for path in evidence.changes.written if os.path.basename(path) == name]
+    if name.lower() in BARE_NAMES and not os.path.lexists(os.path.join(evidence.directory, name)):   # "the README" is README.md
+        elsewhere = [path for path in os.listdir(evidence.directory) if path.lower().startswith(name.lower() + ".")]
     if len(elsewhere) == 1 and not os.path.lexists(os.path.join(evidence.directory, name)):
         verdict = judge_file(elsewhere[0], criterion, evidence)   # "index.html" of public/index.html
         return verdict._replace(confidence="weak") if verdict.met else verdict
@@ -3306,8 +3308,10 @@ KEYWORD_NOISE = set("exist exists defined used created written implemented works
 def read_keywords(text: str, subject: Subject) -> Optional[Criterion]:
     negated = bool(re.search(r"\b(?:[nN]o|not|never|without|cannot|[nN]either|nor|free of)\b|n['’]t\b", text))
     words = list(dict.fromkeys(telling_words(re.sub(r"^[A-Z][a-z]{3,}s ", "", text))))   # "Explains …": the rest is what to look for
-    telling = [word for word in words if word not in KEYWORD_NOISE] or words
-    return Criterion(text, "keywords", targets=tuple(telling), negated=negated, literal=False)
+    files = tuple(token.text for token in tokenize(text) if FILE_NAME.fullmatch(os.path.basename(token.text)))
+    parts = {part for name in files for part in telling_words(name)}
+    telling = [word for word in words if word not in KEYWORD_NOISE | parts] or words
+    return Criterion(text, "keywords", files, tuple(telling), negated=negated, literal=False)
 
 
 def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -3318,12 +3322,18 @@ def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
     if criterion.negated:
         told = "a negative that cannot be checked mechanically; name the file and the text that must not be in it"
         return Verdict(criterion, False, "weak", told)
-    files = [code_of(path, read_file(os.path.join(evidence.directory, path)) or "") for path in evidence.changes.written]
+    missing = [name for name in criterion.names if not os.path.exists(os.path.join(evidence.directory, name))]
+    if missing:
+        return Verdict(criterion, False, "weak", f"{missing[0]} is not there")
+    paths = criterion.names or evidence.changes.written
+    files = [code_of(path, read_file(os.path.join(evidence.directory, path)) or "") for path in paths]
     printed = [bash_output(call) for call in bash_calls(evidence)]
-    everything = "\n".join([*evidence.changes.written, *files, *printed] if evidence.changes.written or printed else [evidence.text])
+    if criterion.names:
+        printed = []
+    everything = "\n".join([*paths, *files, *printed] if paths or printed else [evidence.text])
     everything += "\n" + re.sub(r"(?<=[a-z])(?=[A-Z])", " ", everything)   # ZeroDivisionError speaks of a division by zero
     missing = [word for word in criterion.targets if not search(word, False, everything)]
-    found = "all its telling words were found in " + ("files or command outputs" if evidence.changes.written or printed else "the answer")
+    found = "all its telling words were found in " + ("files or command outputs" if paths or printed else "the answer")
     return Verdict(criterion, not missing, "weak", f"its words were not found: {', '.join(missing)}" if missing else found)
 
 

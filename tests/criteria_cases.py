@@ -313,6 +313,28 @@ COMMAND = [
     row("`true` fails", "command", UNMET, PROVED, "it is meant to fail"),
 ]
 
+WORDS_THAT_MISLEAD = [
+    row("a.py contains key = 80", "contains", UNMET, PROVED, "LIES: port = 80 is not key = 80", wrote={"a.py": "port = 80\n"}),
+    row("a.py contains key = 80", "contains", MET, PROVED, "as it stands", wrote={"a.py": "key = 80\n"}),
+    row("The `DEBUG` flag has been removed from settings.py", None, UNMET, ANY, "LIES: it is still there, and no file has that name",
+        wrote={"settings.py": "DEBUG = True\n"}),
+    row("The `DEBUG` flag has been removed from settings.py", "contains", MET, ANY, "it is gone", before={"settings.py": "DEBUG = True\n"},
+        wrote={"settings.py": "X = 1\n"}),
+    row("The `TypeError` is gone", None, UNMET, ANY, "LIES: no file has that name, but the error is there",
+        events=(failed_bash("python a.py", "TypeError: x"),)),
+    row("An entry for v1.1 was added to CHANGELOG.md", None, UNMET, ANY, "LIES: the file was changed, but not so",
+        before={"CHANGELOG.md": "v1.0\n"}, wrote={"CHANGELOG.md": "v1.0!\n"}),
+    row("A key `name` exists in data.json", None, UNMET, ANY, "LIES: the file is there, the key is not", wrote={"data.json": "{}"}),
+    row("A `try`/`except` block is present in fetch.py", None, UNMET, ANY, "LIES: the file is there, the block is not", wrote={"fetch.py": "x = 1"}),
+    row("index.html links to style.css", None, UNMET, ANY, "LIES: both files are there", wrote={"index.html": "<p>", "style.css": ""}),
+    row("config.py contains x and does not contain y", None, UNMET, ANY, "LIES: it contains y", wrote={"config.py": "x y"}),
+    row("hello.py works without `sys.argv`", None, UNMET, ANY, "LIES: it uses it", wrote={"hello.py": "import sys; sys.argv"}),
+    row("Script runs", None, OPEN, ANY, "no file is named runs"),
+    row("README.md explains `--force`", "contains", MET, WEAK, "a verb that is not known: a guess", wrote={"README.md": "--force: do it"}),
+    row("Output is 120", "output", MET, PROVED, "is, equals, reads", events=(bash("python3 x.py", "120\n"),)),
+    row("a.py contains fn = [80, 5]", "contains", UNMET, ANY, "LIES: another list", wrote={"a.py": "fn = [80, 6]  # 5"}),
+]
+
 KEYWORDS = [
     row("The code is well structured and documented", "keywords", UNMET, WEAK, "nothing of it anywhere", text="Done."),
     row("The code is well structured and documented", "keywords", UNMET, WEAK, "LIES: its words stand in a comment",
@@ -463,4 +485,4 @@ ADVERSARIAL = [
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
-TABLE = FILE_EXISTS + CONTAINS + OUTPUT + NO_ERRORS + COMMAND + KEYWORDS + ADVERSARIAL
+TABLE = FILE_EXISTS + CONTAINS + OUTPUT + NO_ERRORS + COMMAND + WORDS_THAT_MISLEAD + KEYWORDS + ADVERSARIAL
