@@ -2026,7 +2026,7 @@ def target_pattern(target: str) -> str:
         both_words = previous and is_word(previous[-1]) and is_word(part[0])
         pattern += (r"\s+" if both_words else r"\s*" if previous else "") + (r"[\"'`]" if part in "\"'`“”" else re.escape(part))
         previous = part
-    head = r"(?<![\w.-])" if parts[0][0].isdigit() else r"(?<!\w)" if is_word(parts[0][0]) else ""
+    head = r"(?<![\w.-])" if parts[0][0].isdigit() else r"(?<!\w)(?<!\w-)" if is_word(parts[0][0]) else ""
     tail = r"(?!\w|\.\d|-[A-Za-z])" if parts[-1][-1].isdigit() else r"(?!\w|-\w)" if is_word(parts[-1][-1]) else ""
     return head + pattern + tail
 
@@ -2132,7 +2132,37 @@ MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|
                    r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)(?P<kept>)[.!]?", re.I)
 
 
+ONLY = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+    r"(?:only|just|nothing but) (?P<names>.+?) (?:is|was|were|are|has been|have been) (?:changed|modified|touched|edited|altered)",
+    r"(?:no|nothing|no other|no file|no files|no other files?)(?: files?)? (?:other than|outside(?: of)?|besides|except|but) (?P<names>.+?)"
+    r" (?:is|was|were|are|has been|have been) (?:changed|modified|touched|edited|altered)"))
+RENAMED = re.compile(r"(?P<old>.+?) (?:is|was|has been|gets) (?:renamed|moved) (?:to|into|as) (?P<new>.+?)[.!]?", re.I)
+GLOB = re.compile(r"(?:there (?:is|are) )?no `?\*?(?P<ending>\.\w{1,8})`?(?: files?)(?: (?:is|are|were|remain|remains|exist|exists))*(?: left| around| there| over| present)*"
+                  r"(?: (?:in|under|inside) (?P<place>.+?))?[.!]?", re.I)
+
+
+def read_changes(text: str) -> Optional[Criterion]:
+    """"Only a.py was changed", "a.py has been renamed to b.py", "No .tmp files are left": what the comparison of the folder tells."""
+    only = next(filter(None, (pattern.fullmatch(text) for pattern in ONLY)), None)
+    named = read_names(only["names"]) if only else None
+    if named:
+        return Criterion(text, "file_exists", named.names, needs="only")
+    moved = RENAMED.fullmatch(text)
+    old, new = (read_names(moved["old"]), read_names(moved["new"])) if moved else (None, None)
+    if old and new and len(old.names) == len(new.names) == 1:
+        place = os.path.join(new.names[0], os.path.basename(old.names[0])) if new.noun == "folder" or new.names[0].endswith("/") else new.names[0]
+        return Criterion(text, "file_exists", (place,), targets=old.names)
+    glob = GLOB.fullmatch(text)
+    place = read_names(glob["place"]) if glob and (glob["place"] or "").lower() not in HERE else None
+    if glob and (place is None) == ((glob["place"] or "").lower() in HERE):
+        return Criterion(text, "file_exists", (os.path.join(place.names[0] if place else "", "*" + glob["ending"]),), negated=True)
+    return None
+
+
 def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
+    told = read_changes(text)
+    if told:
+        return told
     neither = re.fullmatch(r"neither (.+?) nor (.+?) (?:still )?(?P<verb>exists?|is there|is present|are there)[.!]?", text, re.I)
     text = f"{neither[1]} or {neither[2]} does not exist" if neither else text
     there = re.fullmatch(r"there (?:is|are|exists?) (?P<no>no )?(?:an? |the )?(?P<names>.+?)(?P<noun> files?)?(?P<place> (?:in|at"
@@ -2183,8 +2213,38 @@ def read_place(words: str, place: str, to_file: bool = False) -> Optional[Subjec
 
 
 def judge_exists(criterion: Criterion, evidence: Evidence) -> Verdict:
-    findings = [find_path(name, criterion, evidence) for name in criterion.names]
+    if criterion.needs == "only":
+        return judge_only(criterion, evidence)
+    findings = [find_glob(name, evidence) if "*" in name else find_path(name, criterion, evidence) for name in criterion.names]
+    findings += [find_path(name, Criterion(name, "file_exists", negated=True), evidence) for name in criterion.targets]   # renamed
     return combine(criterion, findings, criterion.either and not criterion.negated)
+
+
+def judge_only(criterion: Criterion, evidence: Evidence) -> Verdict:
+    """Nothing but the named files, or what is in the named folders, was created, changed or deleted."""
+    touched = [*evidence.changes.written, *evidence.changes.deleted]
+    inside = tuple(os.path.normpath(name) for name in criterion.names)
+    others = [path for path in touched if not any(path == name or path.startswith(name + os.sep) for name in inside)]
+    sure = "proved" if evidence.changes.complete or others else "weak"
+    told = f"{', '.join(others[:3])} was touched too" if others else f"nothing else was touched; touched were {', '.join(touched[:3]) or 'no files'}"
+    return Verdict(criterion, not others, sure, told, told)
+
+
+def find_glob(name: str, evidence: Evidence) -> Finding:
+    """That there is no file with such an ending, anywhere below the folder."""
+    import fnmatch
+    top, pattern = os.path.split(name)
+    seen = 0
+    for folder, folders, files in os.walk(os.path.join(evidence.directory, top)):
+        folders[:] = [each for each in folders if each not in UNSEEN_FOLDERS]
+        found = fnmatch.filter(files, pattern)
+        if found:
+            path = os.path.relpath(os.path.join(folder, found[0]), evidence.directory)
+            return Finding(False, "proved", f"{path} is there", "it is still there")
+        seen += len(files)
+        if seen > BASELINE_PATHS:
+            return Finding(True, "weak", f"no {name} among the first {seen} files")
+    return Finding(True, "proved", f"there is no {name}")
 
 
 def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
@@ -2367,7 +2427,8 @@ def read_file_and_quote(text: str, subject: Subject) -> Optional[Criterion]:
     """"style.css sets `color: red`": the verb is not known, so that finding what is quoted in the file is never proof."""
     tokens = tokenize(text)
     files = [token.text for token in tokens if is_file_name(os.path.basename(token.text))]
-    quoted = [token.text for token in tokens if token.quoted and token.text not in files]
+    quoted = [token.text for token in tokens if token.text not in files and (token.quoted or re.search(r"\w[=:]+\w|\w\(\)|_\w|\d", token.text))]
+    quoted = quoted if not all(word.replace(".", "").isdigit() for word in quoted) else []   # a number alone may stand for anything
     unclear = re.search(r"\b(?:no|not|never|without|only|exactly|first|last|neither|nor|all|every|each|or)\b|n['’]t\b", text, re.I)
     if len(files) != 1 or not quoted or unclear:
         return None
@@ -2531,7 +2592,7 @@ SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint li
 ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "script", "program", "everything", "command",
             *(f"the {thing}" for thing in "build run installation server app application migration import compilation code script program "
                                           "command".split()), "the whole thing"}
-TESTS_PASS = re.compile(r"(?:all |the )*(?:of )?(?:the )?(?:\w+ )?tests? (?:suite )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
+TESTS_PASS = re.compile(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )?tests? (?:suite )?(?:in \S+ )?(?:still |now )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
                         r"|passing))[.!]?", re.I)
 ERROR_CLASS = r"`?\w*(?:Error|Exception|Warning)`?"
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
@@ -3163,7 +3224,7 @@ def judge_tool_used(criterion: Criterion, evidence: Evidence) -> Verdict:
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
 
-EXIT_NOISE = set("last final whole every the a an its it command commands script program build process run runs running ran test "
+EXIT_NOISE = set("last final whole every the a an its it command commands script program build process job step task run runs running ran test "
                  "tests suite exits exit ends end finishes finished finish returns return "
                  "terminates completes completed complete exited ended terminated returned does not do n't with code codes status "
                  "value of is was are successfully cleanly successful without error errors zero nonzero non number and".split())
@@ -3172,6 +3233,7 @@ EXIT_NUMBER = re.compile(r"\b(?:code|status|value|returns?|exits?(?: with)?)\b[^
 
 def read_exit_code(text: str, subject: Subject) -> Optional[Criterion]:
     words = text.lower().replace("non-zero", "nonzero").replace("`", "").rstrip(".!")
+    words = re.sub(r"^(?:the )?[\w-]+ (?=(?:command|script|program|build|process|job|step|task|run)\b)", "", words)
     nonzero = bool(re.search(r"nonzero|not zero|other than (?:0|zero)|(?:does not|doesn't|is not|never) .*\b(?:0|zero|success\w*)\b", words))
     number = EXIT_NUMBER.search(words)
     good = re.search(r"\b(?:completes?|completed|finish(?:es|ed)?|ends?|exits?|terminates|runs?)\b.*\b(?:successfully|cleanly)\b"
@@ -3357,16 +3419,21 @@ def looking_for(criterion: Criterion) -> str:
     return f"look {'that there is no' if criterion.negated else 'for'} {found}"
 
 
+PLACES = {"start": " at the start of", "end": " at the end of", "handler": ", caught, in"}
+
+
 def at_most_weak(criterion: Criterion) -> str:
     return "; weak at most" if criterion.described or not criterion.literal else ""
 
 
+STATUS = {"": "exit code 0", "0": "exit code 0", "nonzero": "an exit code other than 0", "empty": "exit code 0 and no output"}
 MUST_RUN = {"": "", "ran": ", and one must have been run", "tests": ", and tests must have been run"}
 NEEDS = {"": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
-         lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else "exit code 0"),
-         lambda c: "make the command succeed" + (f" and print {quoted_list(c.targets)}" if c.targets else "")),
+         lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else STATUS.get(c.status, f"exit code {c.status}")),
+         lambda c: "make the command " + (f"end with {STATUS.get(c.status, f'exit code {c.status}')}" if c.status not in ("", "0") else "succeed")
+                   + (f" and {'not ' if c.negated else ''}print {quoted_list(c.targets, c.either)}" if c.targets else "")),
     Kind("tool_used", read_tool_used, judge_tool_used,
          lambda c: f"look {'that there is no' if c.negated else 'for a'} call of {quoted_list(c.targets, c.either)}",
          lambda c: f"{'do not use' if c.negated else 'use'} the tool {quoted_list(c.targets, c.either)}"),
@@ -3405,7 +3472,7 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs]),
          lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "actually create the file"),
     Kind("contains", read_any_contains, judge_contains,
-         lambda c: f"{looking_for(c)} in "
+         lambda c: looking_for(c) + PLACES.get(c.form, " in") + " "
                    + ("Claude's last text" if c.where == "response" else quoted_list(c.names) or "the files that the run writes")
                    + at_most_weak(c),
          lambda c: (f"take {quoted_list(c.targets)} out of " if c.negated else f"put {quoted_list(c.targets)} into ")
