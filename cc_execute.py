@@ -1773,7 +1773,8 @@ FOLDER_NOUNS = {"folder", "folders", "directory", "directories"}
 NAME_NOISE = FILE_NOUNS | FOLDER_NOUNS | set("the a an both new old original generated resulting existing main legacy temporary "
                                              "obsolete "
                                              "corresponding named called at and or either also all".split())
-NOT_NAMES = set("runs run works ran has have does do should must will needs completes finishes executes prints ends exits structure layout listing content contents size path that which it is was exists no none all any every each only".split())
+NOT_NAMES = set("runs run works ran has have does do should must will needs completes finishes executes prints ends exits "
+                "structure layout listing content contents size path that which it is was exists no none all any every each only".split())
 TARGET_NOISE = set("proper appropriate the a an port function class file named called endpoint variable constant string text word "
                    "line value method key both "
                    "either comment comments statement statements".split())
@@ -1801,7 +1802,8 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
      r"now)(?=[.!]?$)", ""),
     (r" (?:next to|beside|alongside|along with|besides) (?:the |an? )?(?:existing )?[^,;]+?(?=[.!]?$)", ""),
     (r"\bthere['’]s\b", "there is"), (r"\bit['’]s\b", "it is"),
-    (r"\b(?:runs?|works?|completes|finishes) (?:cleanly|fine|well|smoothly|successfully)(?:,| and)* without (?:any )?(?=errors?|problems|exceptions)",
+    (r"\b(?:runs?|works?|completes|finishes) (?:cleanly|fine|well|smoothly|successfully)(?:,| and)* without (?:any )?(?=errors?"
+     r"|problems|exceptions)",
      "runs without "),
     # duties and negations
     (r"\b(does|do|did|is|are|was|were|has|have|must|should|may|can|would|need)n['’]t\b", r"\1 not"),
@@ -1809,7 +1811,7 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"\b(?:should|must|shall|may|can|will|has to|have to|needs? to|ought to)(?: not| never)\b|\bcannot\b", "does not"),
     (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to|can)(?: also| still| now| all| both)? be\b", "is"),
     (r"\b(?:should|must|shall|will|has to|have to|needs? to|ought to)(?: also| still| now| all| both)? ", ""),
-    (r"\b(?:all|both) (exists?|are|is)\b", r"\1"),
+    (r"\b(?:all|both) (exists?|are|is)\b", r"\1"), (r"\b(are|is) (?:all|both) ", r"\1 "),
     (r"\bthere is not an? ", "there is no "),
     (r"\b(?:is|are) not (?:there|present|left|included|around)\b", "does not exist"),
     (rf"^no (?:file (?:named|called) )?{A_FILE}(?: files?)?(?: (?:is|are|was|remains?|exists?))?(?: left| there| present| around)?"
@@ -1844,7 +1846,8 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"\bremains?(?= (?:in|inside) )", "appears"),
     (rf"^(?:the |all )?(.+?) (?:is|are|was|were|has been|have been) (?:removed|deleted|dropped|taken out|stripped|eliminated) "
      rf"(?:from|in) {A_FILE}([.!]?)$", r"\2 does not contain \1\3"),
-    (rf"^(?:no more (?!than)|there (?:is|are) no (?:more )?)(?:references? to |uses? of )?(.+?) in {A_FILE}([.!]?)$", r"\2 does not contain \1\3"),
+    (rf"^(?:no more (?!than)|there (?:is|are) no (?:more )?)(?:references? to |uses? of )?(.+?) in {A_FILE}([.!]?)$",
+     r"\2 does not contain \1\3"),
     (rf"^there (?:is|are) (?:an? |the )?(?:line |entry |heading |section |word |text |string )?(\0\d+\0)(?: (?:line|entry|heading"
      rf"|section|block|statement|call)s?)? in {A_FILE}([.!]?)$", r"\2 contains \1\3"),
     (rf"^(?:an? |the )?(?:line |entry |heading |section |key |block )?(?:for )?(\0\d+\0)(?: (?:line|entry|heading|section|block"
@@ -1952,7 +1955,8 @@ def read_names(segment: str) -> Optional[Subject]:
     return Subject(tuple(names), "or" in lower, noun) if names and not {"or", "and"} <= set(lower) else None
 
 
-PARTS_OF_A_FILE = re.compile(r"(?:an? |the |all |its )?(?:sections?|headings?|entr(?:y|ies)|fields?|keys|services?|columns?|chapters?|paragraphs?|options?|flags?"
+PARTS_OF_A_FILE = re.compile(r"(?:an? |the |all |its )?(?:sections?|headings?|entr(?:y|ies)|fields?|keys|services?|columns?"
+                             r"|chapters?|paragraphs?|options?|flags?"
                              r"|targets|references?|mentions?|remarks?) (?:for |on |about |to |of |named |called |titled )?(?=\S)", re.I)
 
 
@@ -1990,7 +1994,8 @@ CLAUSE = re.compile(r"(?:not|but|does|doesn['’]t|is|are|has|have|contains?|exi
                     r"|does|is|are|prints?)\b", re.I)
 
 
-PART_NOUNS = set("section sections heading headings chapter paragraph entry entries field fields target targets flag flags option options tag".split())
+PART_NOUNS = set("section sections heading headings chapter paragraph entry entries field fields target targets flag flags option "
+                 "options tag".split())
 
 
 def read_phrase(group: Sequence[Token]) -> Tuple[List[str], bool, bool]:
@@ -2134,10 +2139,12 @@ MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|
 
 ONLY = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
     r"(?:only|just|nothing but) (?P<names>.+?) (?:is|was|were|are|has been|have been) (?:changed|modified|touched|edited|altered)",
-    r"(?:no|nothing|no other|no file|no files|no other files?)(?: files?)? (?:other than|outside(?: of)?|besides|except|but) (?P<names>.+?)"
+    r"(?:no|nothing|no other|no file|no files|no other files?)(?: files?)? (?:other than|outside(?: of)?|besides|except|but) "
+    r"(?P<names>.+?)"
     r" (?:is|was|were|are|has been|have been) (?:changed|modified|touched|edited|altered)"))
 RENAMED = re.compile(r"(?P<old>.+?) (?:is|was|has been|gets) (?:renamed|moved) (?:to|into|as) (?P<new>.+?)[.!]?", re.I)
-GLOB = re.compile(r"(?:there (?:is|are) )?no `?\*?(?P<ending>\.\w{1,8})`?(?: files?)(?: (?:is|are|were|remain|remains|exist|exists))*(?: left| around| there| over| present)*"
+GLOB = re.compile(r"(?:there (?:is|are) )?no `?\*?(?P<ending>\.\w{1,8})`?(?: files?)(?: (?:is|are|were|remain|remains|exist"
+                  r"|exists))*(?: left| around| there| over| present)*"
                   r"(?: (?:in|under|inside) (?P<place>.+?))?[.!]?", re.I)
 
 
@@ -2150,7 +2157,8 @@ def read_changes(text: str) -> Optional[Criterion]:
     moved = RENAMED.fullmatch(text)
     old, new = (read_names(moved["old"]), read_names(moved["new"])) if moved else (None, None)
     if old and new and len(old.names) == len(new.names) == 1:
-        place = os.path.join(new.names[0], os.path.basename(old.names[0])) if new.noun == "folder" or new.names[0].endswith("/") else new.names[0]
+        into = new.noun == "folder" or new.names[0].endswith("/")
+        place = os.path.join(new.names[0], os.path.basename(old.names[0])) if into else new.names[0]
         return Criterion(text, "file_exists", (place,), targets=old.names)
     glob = GLOB.fullmatch(text)
     place = read_names(glob["place"]) if glob and (glob["place"] or "").lower() not in HERE else None
@@ -2226,7 +2234,7 @@ def judge_only(criterion: Criterion, evidence: Evidence) -> Verdict:
     inside = tuple(os.path.normpath(name) for name in criterion.names)
     others = [path for path in touched if not any(path == name or path.startswith(name + os.sep) for name in inside)]
     sure = "proved" if evidence.changes.complete or others else "weak"
-    told = f"{', '.join(others[:3])} was touched too" if others else f"nothing else was touched; touched were {', '.join(touched[:3]) or 'no files'}"
+    told = f"{', '.join(others[:3])} was touched too" if others else f"nothing else was touched, only {', '.join(touched[:3]) or 'no files'}"
     return Verdict(criterion, not others, sure, told, told)
 
 
@@ -2577,9 +2585,11 @@ class Work(NamedTuple):
 
 FAULT = r"(?:errors?|exceptions?|failures?|error messages?|tracebacks?|stack traces?|crash(?:es)?)"
 FAULTS = rf"{FAULT}(?:(?: or| and| nor|,) {FAULT})*"
-AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|raised|reported|thrown|logged|seen|printed)|(?:shows?|comes?|turns?|pops?) up|reported"
+AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|raised|reported|thrown|logged|seen|printed)|(?:shows?"
+              r"|comes?|turns?|pops?) up|reported"
               r"|in (?:the )?(?:output|console|log)"
-              r"|(?:during|in|on|at) (?:the )?(?:execution|runtime|run|build|installation|test run|tests)|when (?:it is |it )?(?:runs?"
+              r"|(?:during|in|on|at) (?:the )?(?:execution|runtime|run|build|installation|test run|tests)|when (?:it is |it "
+              r")?(?:runs?"
               r"|running|executed)|while running(?: the \w+)?))*")
 NO_ERRORS = re.compile(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?"
                        rf"|completed|finish(?:es|ed)|executes?|works|exits)"
@@ -2588,11 +2598,14 @@ NO_ERRORS = re.compile(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|prog
 WITHOUT = re.compile(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: "
                      r"successfully)?"
                      rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
-SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught python".split())
+SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught "
+                      "python".split())
 ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "script", "program", "everything", "command",
-            *(f"the {thing}" for thing in "build run installation server app application migration import compilation code script program "
+            *(f"the {thing}" for thing in "build run installation server app application migration import compilation code script "
+                                          "program "
                                           "command".split()), "the whole thing"}
-TESTS_PASS = re.compile(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )?tests? (?:suite )?(?:in \S+ )?(?:still |now )?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
+TESTS_PASS = re.compile(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )?tests? (?:suite )?(?:in \S+ )?(?:still |now "
+                        r")?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
                         r"|passing))[.!]?", re.I)
 ERROR_CLASS = r"`?\w*(?:Error|Exception|Warning)`?"
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
@@ -2812,8 +2825,10 @@ def read_subject(words: Optional[str], place: Optional[str], subject: Subject) -
 
 
 def read_defines(text: str, subject: Subject) -> Optional[Criterion]:
-    members = re.fullmatch(rf"(.+?) with (?:the |a )?(?:(?:methods?|functions?) {ID}|{ID.replace('name', 'other')} (?:methods?|functions?))[.!]?", text)
-    has = re.fullmatch(rf"(?:the )?class `?(\w+)`? (?:has|contains|defines|provides) (?:the |an? )?(?:methods?|functions?) (?:named |called )?{ID}[.!]?", text, re.I)
+    members = re.fullmatch(rf"(.+?) with (?:the |a )?(?:(?:methods?|functions?) {ID}|{ID.replace('name', 'other')} (?:methods?"
+                           rf"|functions?))[.!]?", text)
+    has = re.fullmatch(rf"(?:the )?class `?(\w+)`? (?:has|contains|defines|provides) (?:the |an? )?(?:methods?|functions?) "
+                       rf"(?:named |called )?{ID}[.!]?", text, re.I)
     if has:
         names = tuple(re.split(r",? and |,? or |, ", re.sub(r"[`()]", "", has["name"])))
         return Criterion(text, "defines", subject.names, (has[1], *names))
@@ -2918,7 +2933,8 @@ IMPORTS = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
     rf"(?:(?P<subject>.+?) )??(?P<not>does not |do not |no longer |never )?imports? (?:the )?{MODULES}(?: (?:module|package|library"
     rf"|class|function)s?)?"
     rf"(?: from (?:the )?[`\"']?(?P<module>[\w./@-]+)[`\"']?(?: module| package)?)?{IN_FILE}",
-    rf"(?:(?P<subject>.+?) )??(?P<not>does not contain |there (?:is|are) no |no )?(?:contains |has |there is )?(?:an? )?imports? of {MODULES}{IN_FILE}(?P<module>)",
+    rf"(?:(?P<subject>.+?) )??(?P<not>does not contain |there (?:is|are) no |no )?(?:contains |has |there is )?(?:an? )?imports? "
+    rf"of {MODULES}{IN_FILE}(?P<module>)",
     rf"(?:the )?{MODULES}(?: module| package| library| class)? (?:is|are) (?P<not>not |no longer |never )?imported"
     rf"(?: from [`\"']?(?P<module>[\w./@-]+)[`\"']?)?{IN_FILE}"))
 
@@ -3040,9 +3056,12 @@ def find_fault(form: str, path: str) -> Optional[str]:
 
 METHODS = "get|post|put|patch|delete|head|options"
 ROUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w{}<>:.-]+(?:/[\w{}<>:.-]+)*/?)?(?![\w])")
-ROUTE_NOISE = set("has have a an the is are there exists exist with endpoint endpoints route routes defined available provides provide exposes "
-                  "expose defines define includes include contains contain implements implement offers adds keeps at for in it and request "
-                  "requests accepts responds answers to was were handles handler present still serves of named called no not longer does api app url path implemented added "
+ROUTE_NOISE = set("has have a an the is are there exists exist with endpoint endpoints route routes defined available provides "
+                  "provide exposes "
+                  "expose defines define includes include contains contain implements implement offers adds keeps at for in it and "
+                  "request "
+                  "requests accepts responds answers to was were handles handler present still serves of named called no not "
+                  "longer does api app url path implemented added "
                   "both".split())
 
 
@@ -3224,7 +3243,8 @@ def judge_tool_used(criterion: Criterion, evidence: Evidence) -> Verdict:
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
 
-EXIT_NOISE = set("last final whole every the a an its it command commands script program build process job step task run runs running ran test "
+EXIT_NOISE = set("last final whole every the a an its it command commands script program build process job step task run runs "
+                 "running ran test "
                  "tests suite exits exit ends end finishes finished finish returns return "
                  "terminates completes completed complete exited ended terminated returned does not do n't with code codes status "
                  "value of is was are successfully cleanly successful without error errors zero nonzero non number and".split())
@@ -3267,6 +3287,7 @@ def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
     hides = re.search(r"\|\||[;|&]\s*(?:echo|true|cat|tee)\b", bash_command(call))
     if good and not certain and criterion.status == "0" and (call_trouble(call) or hides):
         return Verdict(criterion, False, "weak", f"{told} ended with {code}, but that hides what the command itself ended with")
+    certain = certain and calls[-1].failed is not None   # the CLI leaves open how the last one ended
     return Verdict(criterion, good, "proved" if certain else "weak", f"{told}: exit code {code}", f"it ended with exit code {code}")
 
 
@@ -3363,7 +3384,8 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 KEYWORD_NOISE = set("exist exists defined used created written implemented works work properly correctly correct proper gracefully "
                     "handled handles handle "
-                    "uses using between both when while what why provides contains includes explains explain describes describe "
+                    "uses using about between both when while what why provides contains includes explains explain describes "
+                    "describe "
                     "documents documented shows tells how returns function class method file script program code tests test".split())
 
 
@@ -3427,12 +3449,18 @@ def at_most_weak(criterion: Criterion) -> str:
 
 
 STATUS = {"": "exit code 0", "0": "exit code 0", "nonzero": "an exit code other than 0", "empty": "exit code 0 and no output"}
+
+
+def status_words(criterion: Criterion) -> str:
+    return STATUS.get(criterion.status, f"exit code {criterion.status}")
+
+
 MUST_RUN = {"": "", "ran": ", and one must have been run", "tests": ", and tests must have been run"}
 NEEDS = {"": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
-         lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else STATUS.get(c.status, f"exit code {c.status}")),
-         lambda c: "make the command " + (f"end with {STATUS.get(c.status, f'exit code {c.status}')}" if c.status not in ("", "0") else "succeed")
+         lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else status_words(c)),
+         lambda c: "make the command " + (f"end with {status_words(c)}" if c.status not in ("", "0") else "succeed")
                    + (f" and {'not ' if c.negated else ''}print {quoted_list(c.targets, c.either)}" if c.targets else "")),
     Kind("tool_used", read_tool_used, judge_tool_used,
          lambda c: f"look {'that there is no' if c.negated else 'for a'} call of {quoted_list(c.targets, c.either)}",
