@@ -2608,8 +2608,8 @@ TESTS_PASS = re.compile(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )
                         r")?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
                         r"|passing))[.!]?", re.I)
 ERROR_CLASS = r"`?\w*(?:Error|Exception|Warning)`?"
-ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)|`[^`]+`)"
-NAMED_ERROR = re.compile(rf"[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)(?: errors?)?{AFTERWARDS}[.!]?")
+ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)s?|`[^`]+`)"
+NAMED_ERROR = re.compile(rf"(?:[Tt]here (?:are|is|were) )?[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)(?: errors?)?{AFTERWARDS}[.!]?")
 TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |(?<!\b0 "
                      r")(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
                      r"|\b[1-9]\d* failed\b", re.M)
@@ -2645,7 +2645,8 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
         if match.re is NO_ERRORS and tokens and all(token.text.lower() in SORTS_OF_ERRORS for token in tokens):
             return Criterion(text, "no_errors", where="bash", described=True)
         understood = match.re is NAMED_ERROR or all(token.quoted for token in tokens)
-        return Criterion(text, "no_errors", targets=tuple(token.text for token in tokens), where="bash") if understood else None
+        names = tuple(re.sub(r"(Error|Exception|Warning)s$", r"\1", token.text) for token in tokens)
+        return Criterion(text, "no_errors", targets=names, where="bash") if understood else None
     if TESTS_PASS.fullmatch(text):
         return Criterion(text, "no_errors", needs="tests", where="bash", described=True)
     match = WITHOUT.fullmatch(text)
@@ -3384,7 +3385,7 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 KEYWORD_NOISE = set("exist exists defined used created written implemented works work properly correctly correct proper gracefully "
                     "handled handles handle "
-                    "uses using about between both when while what why provides contains includes explains explain describes "
+                    "uses using port about between both when while what why provides contains includes explains explain describes "
                     "describe "
                     "documents documented shows tells how returns function class method file script program code tests test".split())
 
