@@ -1882,11 +1882,14 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"^it is possible to (?:run|execute|call) (\0\d+\0)", r"\1 succeeds"),
     (r"^(\0\d+\0|\S+) is an? (directory|folder|file)([.!]?)$", r"the \2 \1 exists\3"),
 ))
+PHRASE_CHARS = 1000                   # what is longer is no phrase; the patterns are not made for it
 QUOTED_WORDS = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|(?<![\w=])'[^']+'(?!\w)")
 
 
 def plain_words(text: str) -> str:
     """A criterion in fewer words for the same: "should not contain" is "does not contain". What is quoted stays as it is."""
+    if len(text) > PHRASE_CHARS:
+        return " ".join(text.split())
     quoted: List[str] = []
 
     def hide(match: Any) -> str:

@@ -222,3 +222,12 @@ def test_the_absence_of_a_text_is_not_proved_by_the_beginning_of_a_big_file(work
     for criterion in ("big.log does not contain SECRET", "big.log contains SECRET"):
         verdict = judge(read_criteria([criterion]), Evidence(str(workspace)))[0]
         assert verdict.confidence == WEAK or verdict.met == ("not" not in criterion), verdict
+
+
+UNITS = ["word ", "a, ", "no a in ", "neither a nor b ", "`x` ", "is not ", "x contains y and ", "(a ", "there is no a.py left in ", "in a.py ", "[", "\"a "]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_criterion_of_any_length_is_read(unit):
+    """No timing: a pattern that backtracks would take minutes here."""
+    assert read_criteria([unit * (16_000 // len(unit))])[0].kind
