@@ -1814,7 +1814,7 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"\b(?:all|both) (exists?|are|is)\b", r"\1"), (r"\b(are|is) (?:all|both) ", r"\1 "),
     (r"\bthere is not an? ", "there is no "),
     (r"\b(?:is|are) not (?:there|present|left|included|around)\b", "does not exist"),
-    (rf"^no (?:file (?:named|called) )?{A_FILE}(?: files?)?(?: (?:is|are|was|remains?|exists?))?(?: left| there| present| around)?"
+    (rf"^no (?:file (?:named|called) )?{A_FILE}(?: file)?(?: (?:is|are|was|remains?|exists?))?(?: left| there| present| around)?"
      r"(?: in (?:the )?(?:project|repo|repository|folder|directory|workspace|root))?([.!]?)$", r"\1 does not exist\2"),
     (rf"^neither {A_FILE} nor {A_FILE} (?:is|are|remains?|exists?)(?: still)?(?: left| there| present| around)?"
      r"(?: in (?:the )?(?:project |repo )?(?:root|project|repo|repository|folder|directory|workspace))?([.!]?)$", r"\1 or \2 does not exist\3"),
@@ -2247,7 +2247,7 @@ def find_glob(name: str, evidence: Evidence) -> Finding:
     top, pattern = os.path.split(name)
     seen = 0
     for folder, folders, files in os.walk(os.path.join(evidence.directory, top)):
-        folders[:] = [each for each in folders if each not in UNSEEN_FOLDERS]
+        folders[:] = [each for each in folders if each not in (".git", ".hg", ".svn")]
         found = fnmatch.filter(files, pattern)
         if found:
             path = os.path.relpath(os.path.join(folder, found[0]), evidence.directory)
@@ -3449,7 +3449,7 @@ PLACES = {"start": " at the start of", "end": " at the end of", "handler": ", ca
 
 
 def at_most_weak(criterion: Criterion) -> str:
-    return "; weak at most" if criterion.described or not criterion.literal else ""
+    return "; weak at most" if criterion.described else ""
 
 
 STATUS = {"": "exit code 0", "0": "exit code 0", "nonzero": "an exit code other than 0", "empty": "exit code 0 and no output"}
@@ -3460,7 +3460,7 @@ def status_words(criterion: Criterion) -> str:
 
 
 MUST_RUN = {"": "", "ran": ", and one must have been run", "tests": ", and tests must have been run"}
-NEEDS = {"": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
+NEEDS = {"only": "be all that is touched", "": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
          lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else status_words(c)),
@@ -3501,8 +3501,10 @@ KINDS: Tuple[Kind, ...] = (
                    + (f", and {c.names[0]} must have been run" if c.names else MUST_RUN[c.needs]),
          lambda c: "run the code and make it work without errors"),
     Kind("file_exists", read_exists, judge_exists,
-         lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs]),
-         lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "actually create the file"),
+         lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs])
+                   + (f", {quoted_list(c.targets)} must not" if c.targets else ""),
+         lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "leave all else as it was"
+                   if c.needs == "only" else "actually create the file" + (f" and remove {quoted_list(c.targets)}" if c.targets else "")),
     Kind("contains", read_any_contains, judge_contains,
          lambda c: looking_for(c) + PLACES.get(c.form, " in") + " "
                    + ("Claude's last text" if c.where == "response" else quoted_list(c.names) or "the files that the run writes")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cc_execute import Verdict, judge, read_criteria
+from cc_execute import KIND, Verdict, judge, read_criteria
 from criteria_cases import World
 from test_criteria import make_evidence
 from transcripts import bash, failed_bash, read, tool, write
@@ -122,6 +122,13 @@ def test_verdicts_are_right(verdicts, capsys):
              if verdict.met or verdict.confidence == "proved"]
     assert not grave, "\n".join(grave)
     assert len(wrong) <= 0.02 * len(verdicts), [f"{case.name} {case.criteria[-1]!r}: {verdict.evidence}" for case, verdict in wrong]
+
+
+def test_how_it_is_checked_and_what_a_retry_is_told_can_be_said_of_each(verdicts):
+    for case, verdict in verdicts:
+        kind = KIND[verdict.criterion.kind]
+        assert kind.plan(verdict.criterion) and kind.advice(verdict.criterion), case.name
+        assert verdict.evidence and "\n" not in verdict.evidence, case.name
 
 
 def test_what_can_only_be_guessed_is_never_proved(verdicts):
