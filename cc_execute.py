@@ -2612,9 +2612,10 @@ TESTS_PASS = re.compile(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )
                         r"|passing))[.!]?", re.I)
 ERROR_CLASS = r"`?\w*(?:Error|Exception|Warning)`?"
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)s?|`[^`]+`)"
-NAMED_ERROR = re.compile(rf"(?:[Tt]here (?:are|is|were) )?[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)(?: errors?)?{AFTERWARDS}[.!]?")
-TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): |(?<!\b0 "
-                     r")(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
+NAMED_ERROR = re.compile(rf"(?:[Tt]here (?:are|is|were) )?[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)"
+                         rf"(?: errors?)?{AFTERWARDS}[.!]?")
+TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): "
+                     r"|(?<!\b0 )(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
                      r"|\b[1-9]\d* failed\b", re.M)
 LINKS = re.compile(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
 QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
