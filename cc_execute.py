@@ -2557,10 +2557,12 @@ def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     if not calls:
         return look(criterion, answer, "weak" if criterion.negated else "proved")
     verdict = look(criterion, printed, "proved")
-    worked = any(works_of(call) for call in calls)
     spoken = any(search(word, False, text) for target in criterion.targets for word in telling_words(target) for _, text in printed)
-    if verdict.met or criterion.negated or spoken or worked:
-        return verdict                # what was run printed otherwise
+    trouble = next((call_trouble(call) for call in reversed(calls) if works_of(call)), "")
+    seen = [text for call in evidence.calls if call.name != "Bash" for text in (call.output, json.dumps(call.input, ensure_ascii=False))]
+    quoted = look(criterion, [("what was read or written", text) for text in seen], "weak").met
+    if verdict.met or criterion.negated or spoken or trouble or quoted:
+        return verdict                # what was run printed otherwise, or the answer may speak of what was read or written
     said = look(criterion, answer, "weak")
     return said if said.met else verdict
 
@@ -3404,8 +3406,8 @@ def read_keywords(text: str, subject: Subject) -> Optional[Criterion]:
 
 
 def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
-    """All telling words in what this run wrote (comments apart) and in what commands printed, or for want of both in the last
-    text: weak, whatever comes out."""
+    """All telling words in what this run wrote (comments apart) and in what commands printed, or if it wrote nothing in that
+    and the last text: weak, whatever comes out."""
     if not criterion.targets:
         return Verdict(criterion, False, "weak", "it names nothing that can be checked")
     if criterion.negated:
@@ -3419,10 +3421,10 @@ def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
     printed = [bash_output(call) for call in bash_calls(evidence)]
     if criterion.names:
         printed = []
-    everything = "\n".join([*paths, *files, *printed] if paths or printed else [evidence.text])
+    everything = "\n".join([*paths, *files, *printed] if paths else [*printed, evidence.text])
     everything += "\n" + re.sub(r"(?<=[a-z])(?=[A-Z])", " ", everything)   # ZeroDivisionError speaks of a division by zero
     missing = [word for word in criterion.targets if not search(word, False, everything)]
-    found = "all its telling words were found in " + ("files or command outputs" if paths or printed else "the answer")
+    found = "all its telling words were found in " + ("files or command outputs" if paths else "command outputs or the answer")
     return Verdict(criterion, not missing, "weak", f"its words were not found: {', '.join(missing)}" if missing else found)
 
 
