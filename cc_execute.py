@@ -1732,6 +1732,7 @@ def differs(old: FileState, new: FileState) -> bool:
 
 # ---- Criteria: words -> Criterion; (criterion, evidence) -> Verdict. Evidence before words. ----
 #
+# First `plain_words` brings a criterion to one of few wordings: a new way to say a known thing is a row of REWRITES.
 # A kind is a row of KINDS: read (its words, or None), judge (against evidence), plan (how it will be checked), advice (for a
 # retry). Rows are tried in order and each must understand a criterion whole; what none understands is matched by its words
 # and never counts as proved.
@@ -1877,6 +1878,7 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"^error-free execution", "runs without errors"), (r"\bruns? cleanly\b", "runs without errors"), (r"\bhas (finished|completed"
                                                                                                        r"|ended|run) ", r"\1 "),
     (r"\bno use of the (\w+) tool\b", r"the \1 tool is not used"),
+    (r"^neither (.+?) nor (.+?) (?:still )?exists?\b", r"\1 or \2 does not exist"),
     (r"^neither (.+?) nor (.+?) (is|are|was|were) ", r"\1 or \2 \3 not "),
     (r"^(?:all )?(?:the )?tests? pass(?:es)? (?:with|under|using|when running) (\0\d+\0)([.!]?)$", r"\1 passes\2"),
     (r"^it is possible to (?:run|execute|call) (\0\d+\0)", r"\1 succeeds"),
@@ -2174,8 +2176,6 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     told = read_changes(text)
     if told:
         return told
-    neither = re.fullmatch(r"neither (.+?) nor (.+?) (?:still )?(?P<verb>exists?|is there|is present|are there)[.!]?", text, re.I)
-    text = f"{neither[1]} or {neither[2]} does not exist" if neither else text
     there = re.fullmatch(r"there (?:is|are|exists?) (?P<no>no )?(?:an? |the )?(?P<names>.+?)(?P<noun> files?)?(?P<place> (?:in|at"
                          r"|under|inside) .+?)?[.!]?", text, re.I)
     if there and read_names(there["names"] + (there["noun"] or "")):
@@ -2831,22 +2831,27 @@ def read_subject(words: Optional[str], place: Optional[str], subject: Subject) -
     return read_names(told[0]) if told else subject
 
 
+def split_names(words: str) -> Tuple[str, ...]:
+    """The names of "`a`, b() and c", without quotes and parentheses."""
+    return tuple(re.split(r",? and |,? or |, ", re.sub(r"[`'\"()]", "", words)))
+
+
 def read_defines(text: str, subject: Subject) -> Optional[Criterion]:
     members = re.fullmatch(rf"(.+?) with (?:the |a )?(?:(?:methods?|functions?) {ID}|{ID.replace('name', 'other')} (?:methods?"
                            rf"|functions?))[.!]?", text)
     has = re.fullmatch(rf"(?:the )?class `?(\w+)`? (?:has|contains|defines|provides) (?:the |an? )?(?:methods?|functions?) "
                        rf"(?:named |called )?{ID}[.!]?", text, re.I)
     if has:
-        names = tuple(re.split(r",? and |,? or |, ", re.sub(r"[`()]", "", has["name"])))
+        names = split_names(has["name"])
         return Criterion(text, "defines", subject.names, (has[1], *names))
     if members:                       # "Class Stack is defined with push and pop methods"
         owner = read_defines(members[1], subject)
-        names = tuple(re.split(r",? and |,? or |, ", re.sub(r"[`()]", "", members["name"] or members["other"])))
+        names = split_names(members["name"] or members["other"])
         return owner and owner._replace(text=text, targets=owner.targets + names, form="")
     for pattern in DEFINES:
         match = pattern.fullmatch(text)
         groups = match.groupdict() if match else {}
-        names = tuple(re.split(r",? and |,? or |, ", re.sub(r"[`()]", "", groups["name"]))) if match else ()
+        names = split_names(groups["name"]) if match else ()
         if not match or any(name.lower() in NO_IDENTIFIERS for name in names):
             continue
         where = read_subject(groups.get("subject"), groups.get("file"), subject)
@@ -2951,7 +2956,7 @@ def read_imports(text: str, subject: Subject) -> Optional[Criterion]:
     where = read_subject(match.groupdict().get("subject"), match["file"], subject) if match else None
     if not match or where is None:
         return None
-    names = tuple(re.split(r",? and |,? or |, ", match["names"].replace("`", "").replace('"', "").replace("'", "")))
+    names = split_names(match["names"])
     if any(name.lower() in STOP_WORDS | {"all", "required", "needed"} for name in names):
         return None
     return Criterion(text, "imports", where.names, names, " or " in match["names"], bool(match["not"]), where=match["module"] or "")
