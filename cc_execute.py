@@ -167,6 +167,7 @@ class ToolCall(NamedTuple):
     output: str = ""
     failed: Optional[bool] = False
     finished: bool = False
+    unfinished: bool = False          # it went on in the background and was still running when the turn ended
 
 
 class Ended(NamedTuple):
@@ -1408,6 +1409,10 @@ def split_agent(command: str) -> Tuple[str, ...]:
 
 # ---- Stream: the agent's stdout, in pieces -> Stream. As seen with Claude Code 2.1.197. No I/O. ----
 
+# Errors that an api_retry tells of and that cannot get better: left alone, the CLI asks ten times, for minutes.
+HOPELESS = ("authentication_failed", "billing_error", "oauth_org_not_allowed", "account_on_hold", "verification_required")
+
+
 class Stream:
     """What a run of the agent said: fed with pieces of its standard output, read at any time."""
 
@@ -1416,11 +1421,13 @@ class Stream:
         self.calls: Dict[str, ToolCall] = {}          # by tool_use id, in the order of the calls
         self.texts: List[str] = []                    # of the main loop, not of subagents
         self.results: List[Mapping[str, Any]] = []
-        self.synthetic: Optional[Mapping[str, Any]] = None   # the last message that the CLI wrote itself, about an error
-        self.rejected: Optional[Mapping[str, Any]] = None    # rate_limit_info of a rejected rate_limit_event
-        self.doomed: Optional[str] = None             # an api_retry that cannot get better
+        self.synthetic: Optional[Mapping[str, Any]] = None   # a message about an error that the CLI wrote itself, if it is the last
+        self.rejected: Optional[Mapping[str, Any]] = None    # rate_limit_info of the last rate_limit_event, if it is a rejection
+        self.retrying: Optional[Mapping[str, Any]] = None    # the last api_retry, as long as nothing came after it
+        self.unfinished: Tuple[str, ...] = ()         # background work that was still running at the last result
         self.doing = "starting"
         self.noise = self.unknown = self.oversized = 0
+        self._background: Dict[str, Tuple[str, str]] = {}    # tool_use id and description of what runs, by task id
         self._rest: List[str] = []
         self._rest_chars = 0
 
@@ -1458,21 +1465,38 @@ class Stream:
             self.unknown += 1
 
     def _system(self, event: Mapping[str, Any]) -> None:
-        if event.get("subtype") == "init":
+        subtype, task = event.get("subtype"), str(event.get("task_id"))
+        if subtype == "init":
             self.session_id = event.get("session_id") or self.session_id
             self.doing = "thinking"
-        elif event.get("subtype") == "api_retry":
+        elif subtype == "api_retry":
             self.doing = f"retrying the API: {event.get('error') or event.get('error_status')}"
-            if event.get("error") in ("authentication_failed", "billing_error"):
-                self.doomed = event["error"]
+            self.retrying = event
+        elif subtype == "task_started":
+            self._background[task] = (str(event.get("tool_use_id")), str(event.get("description") or task))
+        elif subtype in ("task_notification", "task_updated"):
+            status = as_mapping(event.get("patch")).get("status") if subtype == "task_updated" else event.get("status")
+            if status in ("completed", "failed", "killed", "stopped"):
+                self._end_background(task, status)
+
+    def _end_background(self, task: str, status: str) -> None:
+        """Background work has ended. One that failed makes its call a failed one; a good end leaves open what it printed."""
+        call_id = self._background.pop(task, ("", ""))[0]
+        call = self.calls.get(call_id)
+        if call and call.failed is None and status == "failed":
+            self.calls[call_id] = call._replace(failed=True, unfinished=False, output=f"{call.output}\nIt failed in the background.")
+        elif call and status == "completed":
+            self.calls[call_id] = call._replace(unfinished=False)
 
     def _assistant(self, event: Mapping[str, Any]) -> None:
-        message = as_mapping(event.get("message"))
-        if message.get("model") == "<synthetic>" or event.get("error"):
-            self.synthetic = event
+        message, in_subagent = as_mapping(event.get("message")), bool(event.get("parent_tool_use_id"))
+        told_by_cli = message.get("model") == "<synthetic>" or bool(event.get("error"))
+        if not in_subagent:
+            self.retrying, self.synthetic = None, event if told_by_cli else None
+        if told_by_cli:
             return
         for block in blocks_of(message):
-            if block.get("type") == "text" and not event.get("parent_tool_use_id"):
+            if block.get("type") == "text" and not in_subagent:
                 self.texts.append(str(block.get("text", "")))
                 self.doing = shorten(self.texts[-1], 60)
             elif block.get("type") == "tool_use":
@@ -1481,26 +1505,55 @@ class Stream:
                 self.doing = describe_call(call)
 
     def _user(self, event: Mapping[str, Any]) -> None:
+        details = as_mapping(event.get("tool_use_result"))
         for block in blocks_of(as_mapping(event.get("message"))):
-            call = self.calls.get(str(block.get("tool_use_id"))) if block.get("type") == "tool_result" else None
+            call_id = str(block.get("tool_use_id"))
+            call = self.calls.get(call_id) if block.get("type") == "tool_result" else None
             if call:
-                self.calls[str(block["tool_use_id"])] = with_result(call, block, as_mapping(event.get("tool_use_result")))
+                self.calls[call_id] = with_result(call, block, details)
+                self._note_background(call_id, call, details)
                 self.doing = "thinking"
+
+    def _note_background(self, call_id: str, call: ToolCall, details: Mapping[str, Any]) -> None:
+        """A result says whether its work goes on in the background; the CLI also starts a task for what merely takes long."""
+        task = details.get("backgroundTaskId")
+        if task:
+            self._background.setdefault(str(task), (call_id, str(call.input.get("command") or task)))
+        elif details.get("status") != "async_launched":
+            self._background = {task: work for task, work in self._background.items() if work[0] != call_id}
 
     def _result(self, event: Mapping[str, Any]) -> None:
         self.results.append(event)
         self.session_id = event.get("session_id") or self.session_id
+        self.unfinished = tuple(description for _, description in self._background.values())
+        for call_id in {call_id for call_id, _ in self._background.values()} & set(self.calls):
+            self.calls[call_id] = self.calls[call_id]._replace(unfinished=True)
 
     def _limit(self, event: Mapping[str, Any]) -> None:
         info = as_mapping(event.get("rate_limit_info"))
-        if info.get("status") == "rejected":
-            self.rejected = info
+        self.rejected = info if info.get("status") == "rejected" and not info.get("isUsingOverage") else None
+
+    @property
+    def doomed(self) -> bool:
+        """The CLI is trying again, for minutes, what cannot get better."""
+        return bool(self.retrying and self.retrying.get("error") in HOPELESS)
+
+    @property
+    def retry_delay(self) -> float:
+        """Seconds that the CLI waits before it asks the API again, 0 if it does not."""
+        return read_number(as_mapping(self.retrying).get("retry_delay_ms"), 0.0) / 1000
 
     @property
     def result(self) -> Optional[Mapping[str, Any]]:
         """The result that counts: the last with turns, without one with turns the last: an error without turns may follow."""
         with_turns = [result for result in self.results if result.get("num_turns")]
         return (with_turns or self.results or [None])[-1]
+
+    @property
+    def cost_usd(self) -> Optional[float]:
+        """What this run has cost so far; None while no result has said so. A later result counts the earlier ones' cost again."""
+        costs = [read_number(result.get("total_cost_usd")) for result in self.results]
+        return max((cost for cost in costs if cost is not None), default=None)
 
     @property
     def text(self) -> str:
@@ -1531,17 +1584,25 @@ def as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def read_number(value: Any, otherwise: Optional[float] = None) -> Any:
+    """A number of an event's that is none below 0 and no infinity, else `otherwise`."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 10 ** 15
+    return value if good else otherwise
+
+
 def blocks_of(message: Mapping[str, Any]) -> List[Mapping[str, Any]]:
     content = message.get("content")
     return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
 
 def with_result(call: ToolCall, block: Mapping[str, Any], details: Mapping[str, Any]) -> ToolCall:
-    """The call with what it returned. Only a Bash result in which the CLI explains the exit code leaves open whether it failed."""
+    """The call with what it returned. Open whether it failed is only a Bash call whose exit code the CLI explains, and one that
+    went on in the background."""
     content = block.get("content")
     parts = blocks_of({"content": content})
     output = content if isinstance(content, str) else "\n".join(str(part.get("text", "")) for part in parts)
-    failed = None if details.get("returnCodeInterpretation") else bool(block.get("is_error") or details.get("interrupted"))
+    is_open = bool(details.get("returnCodeInterpretation") or details.get("backgroundTaskId")) and not block.get("is_error")
+    failed = None if is_open else bool(block.get("is_error") or details.get("interrupted"))
     return call._replace(output=output, failed=failed, finished=True)
 
 
@@ -1555,6 +1616,9 @@ def describe_call(call: ToolCall) -> str:
 
 
 # ---- Endings: (stream, how the process ended, stderr) -> AgentError or None. Pure; words in the transcript never decide. ----
+#
+# A new error is a row of FIELD_RULES (HTTP status, the CLI's error field) or of TEXT_RULES (its own message); a new way to tell when
+# a limit passes is a row of RESET_FORMS.
 
 class Ending(NamedTuple):
     """What can be known of an error, from trusted places only."""
@@ -1563,11 +1627,16 @@ class Ending(NamedTuple):
     text: str                         # of the error result or synthetic message, or stderr if there was no result
 
 
-class ErrorRule(NamedTuple):
+class FieldRule(NamedTuple):
     kind: str
-    statuses: Tuple[int, ...] = ()
-    errors: Tuple[str, ...] = ()
-    pattern: str = ""
+    statuses: Tuple[int, ...]
+    errors: Tuple[str, ...]
+    refined_by: Tuple[str, ...] = ()  # kinds that share the status or field: the text tells them apart
+
+
+class TextRule(NamedTuple):
+    kind: str
+    pattern: str                      # of the error's own message, in small letters
 
 
 HINTS = {
@@ -1578,37 +1647,47 @@ HINTS = {
 }
 STOPPING = ("authentication", "billing", "not_found", "invalid_request", "bridge")   # exit 3: trying again changes nothing
 LIMITS = ("rate_limit", "usage_limit", "overloaded", "network")            # exit 4: they pass
-TEXT_RULES = (
-    ErrorRule("permission", pattern=r"cannot be used with root/sudo"),
-    ErrorRule("token_limit", pattern=r"(?:prompt|input) is too long|exceeded the \d+ output token maximum|context limit reached"
-                                     r"|request too large"),
-    ErrorRule("billing", pattern=r"credit balance|spend limit|usage credits required"),
-    ErrorRule("usage_limit", pattern=r"hit your (?:\w+ )?limit|usage limit reached|out of extra usage"),
-    ErrorRule("authentication", pattern=r"not logged in|please run /login|invalid (?:api key|bearer token|authentication)"
-                                        r"|organization"
-                                        r"|oauth (?:session|token)|apikeyhelper|could not resolve authentication|login expired"),
-    ErrorRule("invalid_request", pattern=r"issue with the selected model|unknown (?:option|command)|requires --verbose"
-                                         r"|not a valid json schema"),
-    ErrorRule("refusal", pattern=r"can't help with this|unable to respond to this request"),
-    ErrorRule("overloaded", pattern=r"overloaded|high load|internal server error|server error mid-response"),
-    ErrorRule("rate_limit", pattern=r"rate limit|request rejected \(429\)|temporarily limiting requests"),
-    ErrorRule("network", pattern=r"unable to connect|connection (?:error|dropped|lost|closed)|request timed out|fetch failed"
-                                 r"|mid-stream"
-                                 r"|empty or malformed response"),
-)
 FIELD_RULES = (
-    ErrorRule("authentication", (401, 403), ("authentication_failed", "oauth_org_not_allowed")),
-    ErrorRule("billing", (402,), ("billing_error",)),
-    ErrorRule("token_limit", (413,), ("max_output_tokens",)),
-    ErrorRule("invalid_request", (404,), ("model_not_found",)),
-    ErrorRule("rate_limit", (429,), ("rate_limit",)),
-    ErrorRule("overloaded", (500, 502, 503, 504, 529), ("overloaded", "server_error")),
-    ErrorRule("invalid_request", (400, 405, 422), ("invalid_request",)),
+    FieldRule("authentication", (401, 403), ("authentication_failed", "oauth_org_not_allowed", "account_on_hold", "verification_required",
+                                             "cloud_credential_error"), ("billing",)),
+    FieldRule("billing", (402,), ("billing_error",)),
+    FieldRule("token_limit", (413,), ("max_output_tokens",)),
+    FieldRule("invalid_request", (404,), ("model_not_found",)),
+    FieldRule("rate_limit", (429,), ("rate_limit",), ("usage_limit", "billing")),
+    FieldRule("overloaded", (500, 502, 503, 504, 529), ("overloaded", "server_error"), ("network",)),
+    FieldRule("invalid_request", (400, 405, 409, 422), ("invalid_request",), ("token_limit", "billing", "authentication", "refusal",
+                                                                             "usage_limit")),
 )
-REFINED_BY_TEXT = ("rate_limit", "invalid_request", "overloaded")   # one status or field with several meanings
+TEXT_RULES = (
+    TextRule("permission", r"cannot be used with root/sudo"),
+    TextRule("interrupted", r"no conversation found with session id"),
+    TextRule("token_limit", r"(?:prompt|input) is too long|exceeded the \d+ output token maximum|context limit|autocompact is thrashing"
+                            r"|(?:request|image|pdf) (?:was |is )?too large"),
+    TextRule("billing", r"credit balance|spend limit|(?:credits|extra usage) (?:is |are )?required|out of credits"),
+    TextRule("usage_limit", r"hit your (?:[\w-]+ ){0,3}limit|(?:usage|session|weekly|daily|opus|sonnet|\d+-hour) limit reached"
+                            r"|out of extra usage|limit will reset"),
+    TextRule("overloaded", r"overloaded|high load|internal server error|server error mid-response|process is refreshing"),
+    TextRule("authentication", r"not logged in|please run /login|failed to authenticate|login expired|apikeyhelper"
+                               r"|invalid (?:api key|x-api-key|bearer token|authentication)|could not resolve authentication"
+                               r"|oauth (?:session|token)|organization has (?:been )?disabled|disabled organization"),
+    TextRule("invalid_request", r"issue with the selected model|unknown (?:option|command)|^error: (?:option|argument|missing|too many)"
+                                r"|requires --verbose|--print conflict|not a valid json schema|inside another claude code session"
+                                r"|input (?:must be provided|contained only whitespace)|session id \S+ is already in use"
+                                r"|--session-id can only|current directory no longer exists|settings file exceeds"
+                                r"|configuration file (?:at|not found)|--permission-prompt-tool"),
+    TextRule("refusal", r"can't help with this|unable to respond to this request"),
+    TextRule("rate_limit", r"rate limit|rejected \(429\)|temporarily limiting requests|too many requests"),
+    TextRule("network", r"unable to connect|connection (?:error|dropped|lost|closed|refused|reset|to the api was lost)|timed out"
+                        r"|fetch failed|mid-stream|empty or malformed response|certificate|socket hang up"
+                        r"|\b(?:econn\w+|enotfound|etimedout|eai_again|epipe)\b"),
+)
 SUBTYPES = {"error_max_turns": "max_turns", "error_max_budget_usd": "budget"}
 REASONS = {"max_turns": "max_turns", "budget_exhausted": "budget",
-           "prompt_too_long": "token_limit", "blocking_limit": "token_limit", "rapid_refill_breaker": "token_limit"}
+           "prompt_too_long": "token_limit", "blocking_limit": "token_limit", "rapid_refill_breaker": "token_limit",
+           "aborted_streaming": "interrupted", "aborted_tools": "interrupted"}
+STARTUP_FAILURES = {"bypass_root": "permission", "cwd_unavailable": "invalid_request", "config_file_invalid": "invalid_request",
+                    "cli_version_too_old": "invalid_request"}
+NOT_RUNNABLE = (126, 127)             # a shell's or wrapper's exit codes for a program that is not executable or not there
 NEXT_STEPS = {
     "authentication": "Log in with `claude` and /login, or set ANTHROPIC_API_KEY; then run this again.",
     "billing": "Add credit or raise the spend limit of the account; then run this again.",
@@ -1616,8 +1695,13 @@ NEXT_STEPS = {
     "not_found": "Install it (npm install -g @anthropic-ai/claude-code), or name it with --claude CMD.",
     "invalid_request": "Correct the model, flag or request that is named.",
     "timeout": "Give it longer with 'Timeout:' in the spec or --timeout.",
+    "stalled": "Give it longer with 'Timeout:' in the spec or --timeout.",
+    "token_limit": "Split the task, or let it read and write less at a time.",
     "max_turns": "Allow more with 'Max Turns:' in the spec or --max-turns.",
-    "interrupted": "Run this again.",
+    "budget": "Allow more with 'Budget:' in the spec or --budget, or split the task.",
+    "refusal": "Word the task differently, or use another model.",
+    "interrupted": "Run this again; the transcript shows how far it came.",
+    "unknown": "The transcript has the details.",
 }
 
 
@@ -1627,7 +1711,8 @@ def make_error(kind: str, message: str, retry_after: Optional[float] = None) -> 
 
 
 def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Optional[AgentError]:
-    """Why the agent has not done its part, or None if it has: a result was seen, with is_error false and subtype success."""
+    """Why the agent has not done its part, or None if it has: a result was seen, with is_error false and subtype success. `now` is a
+    Unix time, from which `retry_after` counts."""
     result = stream.result
     clean = result is not None and result.get("is_error") is False and result.get("subtype") == "success"
     if ended.cause == "user":
@@ -1636,43 +1721,163 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
         return None
     if ended.status in ("timeout", "stalled"):
         what = "It ran into its time limit" if ended.status == "timeout" else "It said nothing for too long and was ended"
-        return make_error(ended.status, f"{what} after {ended.duration:.1f} s")
+        return make_error(ended.status, f"{what} after {ended.duration:.1f} s" + (f", while {stream.doing}" if stream.retrying else ""))
     if ended.status == "cancelled" and not ended.cause:
         return make_error("bridge", "The bridge was ended, or another client cancelled the agent")
-    ending = read_ending(stream, result, stderr)
-    kind = ending_kind(stream, result, ending)
+    ending = read_ending(stream, ended, stderr)
+    kind = ending_kind(stream, ended, ending)
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else ended.signal
     message = ending.text or (f"It ended with {result.get('subtype')}" if result else f"It ended without a result, {how}")
-    resets = (stream.rejected or {}).get("resetsAt")
-    after = max(0.0, resets - now) if isinstance(resets, (int, float)) and kind in LIMITS else None
-    return make_error(kind, shorten(message, 500), after)
+    after = read_retry_after(stream, ended, ending.text, now) if kind in LIMITS + ("billing",) else None
+    passes = f" It passes {describe_moment(now + after, now)}." if after else ""
+    return make_error(kind, shorten(message, 500).rstrip(".") + "." + passes, after)
 
 
-def read_ending(stream: Stream, result: Optional[Mapping[str, Any]], stderr: str) -> Ending:
-    event = stream.synthetic or {}
+def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
+    """The error in the CLI's own words and fields; its stderr counts only if it gave no result and no signal ended it."""
+    event, result, retry = stream.synthetic or {}, stream.result or {}, as_mapping(stream.retrying)
     said = " ".join(str(block.get("text", "")) for block in blocks_of(as_mapping(event.get("message"))))
-    error = event.get("error") or stream.doomed or ""
-    if stream.doomed:
-        return Ending(None, str(error), said or f"The API refuses every request ({stream.doomed}).")
-    if result is None:
+    error = str(event.get("error") or retry.get("error") or "")
+    status = result.get("api_error_status") if stream.result else retry.get("error_status")
+    if ended.cause in ("doomed", "waiting") or (retry and not said and not result.get("result")):
+        told = {"doomed": f"The API refuses every request ({error})",
+                "waiting": f"The API lets nothing through for {stream.retry_delay:.0f} s ({error}), longer than the time limit leaves"}
+        return Ending(retry.get("error_status"), error, said or told.get(ended.cause, f"It ended while the API refused requests ({error})"))
+    if stream.result is None:
         lines = [line for line in stderr.strip().splitlines() if line.strip()]
-        return Ending(None, str(error), said or " ".join(lines[-3:]))
-    status = result.get("api_error_status")
+        return Ending(None, error, said or ("" if ended.signal else " ".join(lines[-3:])))
     errors = result.get("errors")
-    text = result.get("result") or said or ("; ".join(map(str, errors)) if isinstance(errors, list) else "")
-    return Ending(status if isinstance(status, int) else None, str(error), str(text or ""))
+    text = str(result.get("result") or said or ("; ".join(map(str, errors)) if isinstance(errors, list) else ""))
+    told_status = re.match(r"(?:failed to authenticate\. )?API Error: (\d{3})\b", text, re.I)
+    return Ending(status if isinstance(status, int) else int(told_status[1]) if told_status else None, error, text)
 
 
-def ending_kind(stream: Stream, result: Optional[Mapping[str, Any]], ending: Ending) -> str:
-    """In this order: the result's subtype, terminal_reason and a rejected limit, status and error fields, then the text."""
-    result = result or {}
-    by_text = next((rule.kind for rule in TEXT_RULES if re.search(rule.pattern, ending.text.replace("’", "'"), re.I)), None)
-    by_field = next((rule.kind for rule in FIELD_RULES if ending.error in rule.errors or ending.status in rule.statuses), None)
-    if by_field in REFINED_BY_TEXT and by_text:
-        by_field = by_text
-    first = SUBTYPES.get(str(result.get("subtype"))) or REASONS.get(str(result.get("terminal_reason")))
-    limit = "usage_limit" if stream.rejected else None
-    return first or limit or by_field or by_text or ("unknown" if result else "interrupted")
+def ending_kind(stream: Stream, ended: Ended, ending: Ending) -> str:
+    """In this order: the result's subtype, its reasons and a rejected limit, status and error fields, then the text."""
+    result, text = stream.result or {}, ending.text.replace("’", "'").lower()
+    known = (SUBTYPES.get(str(result.get("subtype"))) or REASONS.get(str(result.get("terminal_reason")) if not ended.cause else "")
+             or STARTUP_FAILURES.get(str(result.get("startup_failure_reason"))) or ("refusal" if result.get("stop_reason") == "refusal" else None))
+    if known:
+        return known
+    if stream.rejected:
+        return "billing" if stream.rejected.get("errorCode") == "credits_required" else "usage_limit"
+    by_text = next((rule.kind for rule in TEXT_RULES if re.search(rule.pattern, text)), None)
+    rule = next((rule for rule in FIELD_RULES if ending.error in rule.errors or ending.status in rule.statuses), None)
+    if rule:
+        return by_text if by_text in rule.refined_by else rule.kind
+    not_runnable = not stream.result and ended.exit_code in NOT_RUNNABLE
+    return by_text or ("unknown" if result else "not_found" if not_runnable else "interrupted")
+
+
+# -- when a limit passes
+
+CLOCK = r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?(?::\d\d)?\s*(?P<half>[ap]\.?m\b)?"
+ZONE = r"(?:\s*\((?P<zone>[\w/+-]+)\)|\s*(?P<utc>utc|gmt|z)\b)?"
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+RESET_FORMS = tuple(re.compile(pattern) for pattern in (
+    r"\|(?P<epoch>\d{10,13})\b",
+    r"retry[- _]after\W{0,4}(?P<seconds>\d+(?:\.\d+)?)",
+    r"\b(?:try again|retry(?:ing)?|resets?|wait)(?: in| after| for)? (?P<span>(?:\d+(?:\.\d+)? ?(?:hours?|h|minutes?|mins?|m|seconds?|secs?|s)\b[, ]*)+)",
+    rf"\breset(?:s|ting)?(?: at| on)? (?P<date>\d{{4}}-\d\d-\d\d)[t ,]+(?:at )?{CLOCK}{ZONE}",
+    rf"\breset(?:s|ting)?(?: at| on)? (?P<month>{'|'.join(MONTHS)})[a-z]* (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?(?: (?P<year>\d{{4}}),?)? (?:at )?{CLOCK}{ZONE}",
+    rf"\breset(?:s|ting)?(?: at| on)? (?P<weekday>{'|'.join(WEEKDAYS)})[a-z]*,? (?:at )?{CLOCK}{ZONE}",
+    rf"\breset(?:s|ting)?(?: at)? {CLOCK}{ZONE}",
+))
+
+
+def read_retry_after(stream: Stream, ended: Ended, text: str, now: float) -> Optional[float]:
+    """Seconds until the limit passes, if that was named: by the API's wish for a pause, by the rejection, or in the text."""
+    if ended.cause == "waiting":
+        return stream.retry_delay
+    resets = read_number((stream.rejected or {}).get("resetsAt"))
+    return max(0.0, in_seconds(resets) - now) if resets else read_reset(text, now)
+
+
+def read_reset(text: str, now: float) -> Optional[float]:
+    """Seconds from `now` (a Unix time) to the moment a limit's text names: "resets 3:45pm", "resets Mon 12:00am (Europe/Rome)",
+    "resets Jan 15, 8am", "…limit reached|1762952400", "retry after 42 s"; None if it names none.
+
+    A clock time is the next moment a clock there shows it (0 during that very minute); a date without a year is the nearest one.
+    """
+    words = re.sub(r"\s", " ", text.lower())
+    found = next(filter(None, (form.search(words) for form in RESET_FORMS)), None)
+    if not found:
+        return None
+    parts = found.groupdict()
+    if parts.get("epoch"):
+        return max(0.0, in_seconds(float(parts["epoch"])) - now)
+    if parts.get("seconds"):
+        return float(parts["seconds"])
+    return parse_duration(parts["span"]) if parts.get("span") else clock_reset(parts, now)
+
+
+def in_seconds(epoch: float) -> float:
+    """A Unix time that may have been given in milliseconds."""
+    return epoch / 1000 if epoch > 10 ** 11 else epoch
+
+
+def clock_reset(parts: Mapping[str, Optional[str]], now: float) -> Optional[float]:
+    """Seconds to the clock time of a reset text; None where it is no time of day."""
+    import datetime
+    hour, half = int(parts["hour"] or 0), (parts["half"] or "")[:1]
+    if hour > 23 or (half and not 1 <= hour <= 12) or not (half or parts["minute"]):
+        return None
+    hour = hour % 12 + 12 * (half == "p") if half else hour
+    zone = read_zone("utc" if parts["utc"] else parts["zone"])
+    today = datetime.datetime.fromtimestamp(now, zone).date()
+    try:
+        shown = [datetime.datetime(day.year, day.month, day.day, hour, int(parts["minute"] or 0), tzinfo=zone) for day in reset_days(parts, today)]
+    except ValueError:                # 30 February, 12:75
+        return None
+    moments = [clock.timestamp() for clock in shown]
+    again = [clock.replace(fold=1).timestamp() for clock in shown]   # where the clocks go back, an hour is shown twice
+    moments += [second for first, second in zip(moments, again) if second > first]
+    coming = [moment for moment in moments if moment > now - 60]
+    if parts.get("date") or parts.get("month"):
+        return max(0.0, min(moments, key=lambda moment: abs(moment - now)) - now)
+    return max(0.0, min(coming) - now)
+
+
+def reset_days(parts: Mapping[str, Optional[str]], today: Any) -> List[Any]:
+    """The days that a reset text may mean: the one it names, in any year if it names none, or one of the next eight."""
+    import datetime
+    if parts.get("date"):
+        return [datetime.date.fromisoformat(str(parts["date"]))]
+    if parts.get("month"):
+        years = [int(parts["year"])] if parts.get("year") else [today.year - 1, today.year, today.year + 1]
+        return [datetime.date(year, MONTHS.index(str(parts["month"])) + 1, int(str(parts["day"]))) for year in years]
+    days = [today + datetime.timedelta(days=ahead) for ahead in range(9)]
+    weekday = parts.get("weekday")
+    return [day for day in days if not weekday or day.weekday() == WEEKDAYS.index(weekday)]
+
+
+def read_zone(name: Optional[str]) -> Any:
+    """A time zone; None, the machine's own, for none and for one that is not known here: the CLI tells its machine's time."""
+    import datetime
+    if name in ("utc", "gmt", "z"):
+        return datetime.timezone.utc
+    try:
+        import zoneinfo
+        known = {each.lower(): each for each in zoneinfo.available_timezones()} if name else {}
+        return zoneinfo.ZoneInfo(known[name]) if name in known else None
+    except (ImportError, ValueError, OSError):
+        return None
+
+
+def describe_span(seconds: float) -> str:
+    """"42 s", "4 min 10 s", "1 h 45 min", "3 d 2 h": the two largest units."""
+    left, parts = int(seconds + 0.5), []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        parts += [f"{left // length} {unit}"] if left >= length else []
+        left %= length
+    return " ".join(parts[:2]) or "0 s"
+
+
+def describe_moment(moment: float, now: float) -> str:
+    """"at 15:45 (in 1 h 45 min)", by this machine's clock; with the date if that is not today's."""
+    day = "" if time.localtime(moment)[:3] == time.localtime(now)[:3] else "%a %Y-%m-%d "
+    return time.strftime(f"at {day}%H:%M", time.localtime(moment)) + f" (in {describe_span(moment - now)})"
 
 
 # ---- Workspace: a folder -> Snapshot; two snapshots -> Changes. Reads the disk, changes nothing. ----
@@ -2765,6 +2970,8 @@ def call_trouble(call: ToolCall) -> str:
     """What went wrong in a Bash call, or "": its exit code, or an error in the output of a command that does not merely read."""
     if call.failed:
         return shorten(call.output.replace("\n", " · "), 120) or "it failed without a word"
+    if call.unfinished:
+        return "it was still running in the background at the end"
     output = bash_output(call)
     found = TROUBLE.search(output) if works_of(call) else None
     if not found:
@@ -3289,6 +3496,8 @@ def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
     if call is None:
         return Verdict(criterion, False, "weak", NOT_RUN[criterion.needs])
     told = f"{shorten(bash_command(call), 60)!r}"
+    if call.unfinished:
+        return Verdict(criterion, False, "weak", f"{told}: {call_trouble(call)}")
     if call.failed is None:
         return Verdict(criterion, criterion.status == "nonzero", "weak", f"{told}: its exit code is not told, only that it found "
                                                                          f"nothing")
@@ -4599,6 +4808,8 @@ class AttemptRun:
             return min(2, self.context.interrupt.count)
         if self.stream.doomed:
             self.cause = self.cause or "doomed"
+        elif self.stream.retry_delay > self.step.timeout - elapsed:
+            self.cause = self.cause or "waiting"
         elif self.result_after is not None and elapsed > self.result_after + AFTER_RESULT_S:
             self.cause = self.cause or "lingering"
         return int(bool(self.cause))
@@ -4764,7 +4975,8 @@ def exit_status(result: TaskResult) -> int:
     error = result.attempts[-1].error if result.attempts else None
     if result.status == "passed" or (result.status == "skipped"):
         return 0
-    if error and (error.kind in STOPPING or (error.kind == "permission" and not result.attempts[-1].session_id)):
+    refused_as_root = error and error.kind == "permission" and not (result.attempts[-1].session_id and result.attempts[-1].num_turns)
+    if error and (error.kind in STOPPING or refused_as_root):
         return 3
     return 4 if error and error.kind in LIMITS else 1
 

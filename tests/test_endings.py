@@ -1,11 +1,20 @@
-"""Endings: why the agent has not done its part, by trusted places only; words in a transcript never make an error."""
+"""Endings: why the agent has not done its part, by trusted places only; words in a transcript never make an error.
+
+endings/*.jsonl holds whole runs by hands that had not seen the program, an ending a line: reason, stdout (events, or strings that
+stand as lines), stderr, we (what the runner did: "", cancelled, time limit, idle limit), exit_code, signal, now, zone (the
+machine's), and what is expected: kind, hint, exit status, retry_after in seconds.
+"""
 from __future__ import annotations
 
+import datetime
+import json
+import time
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 import pytest
 
-from cc_execute import Ended, Stream, classify_ending
+from cc_execute import Attempt, Ended, Stream, Task, TaskResult, classify_ending, describe_span, exit_status, read_reset
 from transcripts import (api_error, api_retry, bash, error_result, failed_bash, init, lines, rate_limit, read, result, says,
                          synthetic, tool)
 
@@ -135,11 +144,15 @@ CASES = [
 ]
 
 
-def end(case: Case):
+def stream_of(events: list) -> Stream:
     stream = Stream()
-    stream.feed(lines(case.events))
+    stream.feed(lines(events))
     stream.finish()
-    return classify_ending(stream, case.ended, case.stderr, NOW)
+    return stream
+
+
+def end(case: Case):
+    return classify_ending(stream_of(case.events), case.ended, case.stderr, NOW)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.reason}")
@@ -196,6 +209,108 @@ NOT_DONE = {
 @pytest.mark.parametrize("fields", NOT_DONE.values(), ids=NOT_DONE)
 def test_only_a_clean_result_is_one(fields):
     assert end(Case(None, None, "", WORK + [result(**fields)], Ended("completed", 0))) is not None
+
+
+# ---- The corpus. ----
+
+CORPUS = [json.loads(line) for file in sorted((Path(__file__).parent / "endings").glob("*.jsonl"))
+          for line in file.read_text("utf-8").split("\n") if line]
+OURS = {"": "completed", "cancelled": "cancelled", "time limit": "timeout", "idle limit": "stalled"}
+
+
+@pytest.fixture
+def clock_of(monkeypatch):
+    """clock_of(zone): from now on this machine's clock is that zone's."""
+    def change(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+    yield change
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("row", CORPUS, ids=lambda row: row["reason"])
+def test_a_whole_run_ended_by(row, clock_of):
+    clock_of(row["zone"])
+    cause, late = "user" * (row["we"] == "cancelled"), row["kind"] == "timeout"
+    ended = Ended(OURS[row["we"]], row["exit_code"], row["signal"], 45.0, cause=cause, late=late)
+    stream = stream_of(row["stdout"])
+    error = classify_ending(stream, ended, row["stderr"], datetime.datetime.fromisoformat(row["now"].replace("Z", "+00:00")).timestamp())
+    found = (error.kind, error.retry_hint, error.retry_after) if error else (None, None, None)
+    assert found[:2] == (row["kind"], row["hint"]), error
+    assert found[2] == (row["retry_after"] if row["retry_after"] is None else pytest.approx(row["retry_after"], abs=1)), error
+    attempt = Attempt(1, "", (), 60.0, row["exit_code"], 45.0, stream.session_id, None, None, None, error, "", ())
+    status = "passed" if error is None else "error"
+    assert exit_status(TaskResult(Task(1, None, 1, ""), status, (attempt,))) == row["exit"]
+
+
+def test_the_corpus_is_large_and_a_quarter_of_it_only_looks_like_errors():
+    assert len(CORPUS) >= 80 and len({row["reason"] for row in CORPUS}) == len(CORPUS)
+    harmless = sum(row["kind"] is None for row in CORPUS) + len(HARMLESS)
+    assert harmless >= (len(CORPUS) + len(CASES) + len(HARMLESS)) / 4 or harmless >= 20
+    kinds = {row["kind"] for row in CORPUS} | {case.kind for case in CASES}
+    assert kinds >= {"timeout", "stalled", "cancelled", "max_turns", "budget", "rate_limit", "usage_limit", "overloaded", "network",
+                     "token_limit", "authentication", "billing", "permission", "not_found", "invalid_request", "refusal", "interrupted", "unknown"}
+
+
+# ---- When a limit passes. ----
+
+def at(zone: str, *when: int) -> float:
+    import zoneinfo
+    return datetime.datetime(*when, tzinfo=zoneinfo.ZoneInfo(zone)).timestamp()
+
+
+NOON = ("Europe/Rome", 2026, 11, 22, 12, 0)   # a Sunday
+RESETS = [
+    ("resets 3:45pm", NOON, 3.75 * 3600), ("resets 3pm", NOON, 3 * 3600), ("resets at 15:45", NOON, 3.75 * 3600),
+    ("Resets 11:59 AM", NOON, 86400 - 60), ("resets 12pm", NOON, 0), ("resets 12:00pm", (*NOON[:-1], 1), 86400 - 60),
+    ("resets 12am", NOON, 12 * 3600), ("resets 12:00am", ("Europe/Rome", 2026, 11, 22, 23, 50), 600),
+    ("resets 12:30am", ("Europe/Rome", 2026, 11, 22, 0, 10), 1200),
+    ("resets Mon 12:00am", NOON, 12 * 3600), ("resets Sun 1pm", NOON, 3600), ("resets Sunday 11am", NOON, 7 * 86400 - 3600),
+    ("resets 3pm (UTC)", NOON, 4 * 3600), ("resets 3pm UTC", NOON, 4 * 3600), ("resets 8am (America/New_York)", NOON, 2 * 3600),
+    ("Your limit will reset at 3pm (America/Bogota).", NOON, 9 * 3600), ("resets 8pm (etc/gmt+5)", NOON, 14 * 3600),
+    ("resets 3pm (Mars/Olympus)", NOON, 3 * 3600), ("resets 3pm (not a zone)", NOON, 3 * 3600),
+    ("resets Jan 15, 8am", NOON, 54 * 86400 - 4 * 3600), ("resets Nov 23 at 12pm (Europe/London)", NOON, 25 * 3600),
+    ("resets Nov 22, 11am", NOON, 0), ("resets December 1st, 2026, 12:00 pm", NOON, 9 * 86400),
+    ("resets 2026-11-23 00:00 UTC", NOON, 13 * 3600), ("resets 2026-11-23T00:00:00Z", NOON, 13 * 3600),
+    ("limit reached|1795348800", ("UTC", 2026, 11, 22, 12, 0), 0), ("limit reached|1795352400000", ("UTC", 2026, 11, 22, 12, 0), 3600),
+    ("retry-after: 42", NOON, 42), ('{"retry_after": 1.5}', NOON, 1.5), ("Please try again in 2h 30m.", NOON, 9000),
+    ("try again in 45 seconds", NOON, 45), ("retrying in 1 minute", NOON, 60),
+    # daylight saving: 29 March 2026 and 25 October 2026 in Rome
+    ("resets 9am", ("Europe/Rome", 2026, 3, 28, 21, 0), 11 * 3600), ("resets 9am", ("Europe/Rome", 2026, 10, 24, 21, 0), 13 * 3600),
+    ("resets 3am", ("Europe/Rome", 2026, 3, 29, 1, 30), 1800), ("resets 2:30am", ("Europe/Rome", 2026, 10, 25, 2, 40), 50 * 60),
+    ("resets Mon 12am", ("Europe/Rome", 2026, 10, 25, 0, 0), 25 * 3600),
+    # none is named
+    ("You've hit your limit", NOON, None), ("resets soon", NOON, None), ("resets 3 times a day", NOON, None),
+    ("resets 25:00", NOON, None), ("resets 13pm", NOON, None), ("resets 12:75", NOON, None), ("resets Feb 30, 8am", NOON, None),
+    ("presets 3pm", NOON, None), ("the number |123|", NOON, None), ("", NOON, None),
+]
+
+
+@pytest.mark.parametrize("text, now, seconds", RESETS, ids=[f"{row[0]} at {row[1][0]} {row[1][2:]}" for row in RESETS])
+def test_a_limit_passes_in(text, now, seconds, clock_of):
+    clock_of(now[0])
+    found = read_reset(text, at(*now))
+    assert found == (seconds if seconds is None else pytest.approx(seconds, abs=0.01))
+
+
+@pytest.mark.parametrize("seconds, words", [(0, "0 s"), (42, "42 s"), (59.6, "1 min"), (250, "4 min 10 s"), (6300, "1 h 45 min"),
+                                            (3 * 86400 + 7300, "3 d 2 h"), (86400, "1 d")])
+def test_a_span_of_time_is_told_in_its_two_largest_units(seconds, words):
+    assert describe_span(seconds) == words
+
+
+def test_a_limit_says_when_it_passes(clock_of):
+    clock_of("Europe/Rome")
+    told = classify_ending(stream_of(api_error("You've hit your session limit · resets 3:45pm", 429, "rate_limit")),
+                           Ended("completed", 1), "", at(*NOON)).message
+    assert told == "You've hit your session limit · resets 3:45pm. It passes at 15:45 (in 3 h 45 min)."
+
+
+def test_the_pause_that_the_api_asks_for_is_how_long_it_takes():
+    stream = stream_of(WORK + [{**api_retry("rate_limit", 429), "retry_delay_ms": 50_000}])
+    error = classify_ending(stream, Ended("cancelled", 0, cause="waiting"), "", NOW)
+    assert (error.kind, error.retry_after) == ("rate_limit", 50.0) and "50 s" in error.message
 
 
 # ---- What the user is told. ----

@@ -8,9 +8,8 @@ from hypothesis import given, strategies as st
 
 import cc_execute
 from cc_execute import Stream
-from transcripts import (SESSION, api_retry, bash, failed_bash, grep_without_match, init, lines, rate_limit, read, result, says,
-                         synthetic, tool,
-                         write)
+from transcripts import (SESSION, api_retry, backgrounded, bash, error_result, failed_bash, grep_without_match, init, lines, rate_limit,
+                         read, result, says, synthetic, task_ended, tool, write)
 
 RUN = [init(), says("I'll do it."), write("/w/a.py", "x\u2028y"), bash("python a.py", "é 🎉\n"), failed_bash("ls b", "no"),
        says("Done."), result("It is done.")]
@@ -164,10 +163,10 @@ def test_a_synthetic_message_is_an_error_and_not_claude_s_words():
     assert stream.text == "mine" and stream.synthetic is not None
 
 
-@pytest.mark.parametrize("event, doomed", [(api_retry("authentication_failed", 401), "authentication_failed"),
-                                           (api_retry("billing_error", 402), "billing_error"),
-                                           (api_retry("overloaded", 529), None), (api_retry("rate_limit", 429), None),
-                                           (api_retry("server_error", None), None)],
+@pytest.mark.parametrize("event, doomed", [(api_retry("authentication_failed", 401), True),
+                                           (api_retry("billing_error", 402), True),
+                                           (api_retry("overloaded", 529), False), (api_retry("rate_limit", 429), False),
+                                           (api_retry("server_error", None), False)],
                          ids=lambda value: str(value)[:30])
 def test_an_api_retry_that_cannot_get_better_dooms_the_run(event, doomed):
     assert read_stream(lines([init(), event])).doomed == doomed
@@ -194,6 +193,74 @@ def test_a_tool_result_in_blocks_is_one_text():
 def test_an_interrupted_command_has_failed():
     events = tool("Bash", {"command": "sleep 9"}, "", details={"stdout": "", "stderr": "", "interrupted": True})
     assert list(read_stream(lines([events])).calls.values())[0].failed is True
+
+
+# ---- Background work. ----
+
+LATER = backgrounded("npm test")
+BACKGROUND = [
+    ("left running", [LATER, result()], ("npm test",), None),
+    ("ended in time", [LATER, task_ended("completed"), result()], (), None),
+    ("ended in time, by an update", [LATER, task_ended("completed", updated=True), result()], (), None),
+    ("failed in time", [LATER, task_ended("failed", updated=True), task_ended("failed"), result()], (), True),
+    ("stopped by Claude", [LATER, task_ended("killed", updated=True), result()], (), None),
+    ("killed by the CLI after the result", [LATER, result(), task_ended("killed", updated=True), task_ended("stopped")], ("npm test",), None),
+    ("a later result, after its end", [LATER, result(), task_ended("completed"), says("ok"), result()], (), None),
+    ("merely updated", [LATER, task_ended("running", updated=True), result()], ("npm test",), None),
+    ("without a start event", [LATER[0], LATER[2], result()], ("npm test",), None),
+    ("of two the one", [LATER, backgrounded("make", "b2"), task_ended("completed", "b2"), result()], ("npm test",), None),
+]
+
+
+@pytest.mark.parametrize("criterion", ["All tests pass", "No errors", "Command exits with code 0", "Output contains passed"])
+def test_tests_that_are_still_running_have_not_passed(criterion, tmp_path):
+    """The CLI calls the start of a background command a good result."""
+    stream = read_stream(lines([backgrounded("pytest -q"), says("All tests passed."), result("All tests passed.")]))
+    evidence = cc_execute.Evidence(str(tmp_path), calls=tuple(stream.calls.values()), text=stream.text)
+    verdict, = cc_execute.judge(cc_execute.read_criteria([criterion]), evidence)
+    assert not verdict.met or verdict.confidence == "weak" and criterion.startswith("Output"), verdict
+
+
+@pytest.mark.parametrize("events, unfinished, failed", [row[1:] for row in BACKGROUND], ids=[row[0] for row in BACKGROUND])
+def test_background_work_is_unfinished_if_it_ran_at_the_result(events, unfinished, failed):
+    stream = read_stream(lines(events))
+    call = list(stream.calls.values())[0]
+    assert (stream.unfinished, call.failed, call.unfinished) == (unfinished, failed, bool(unfinished))
+
+
+def test_a_command_that_merely_took_long_is_no_background_work():
+    """The CLI starts a task for each command that takes a few seconds."""
+    call, returned = bash("sleep 3", "ok")
+    started = {**LATER[1], "tool_use_id": call["message"]["content"][0]["id"]}
+    stream = read_stream(lines([call, started, returned, result()]))
+    assert stream.unfinished == () and list(stream.calls.values())[0].failed is False
+
+
+def test_a_subagent_that_was_left_running_is_unfinished():
+    call, returned = tool("Agent", {"description": "look around"}, "launched", details={"status": "async_launched", "agentId": "a1"})
+    started = {**LATER[1], "task_id": "a1", "description": "look around", "tool_use_id": call["message"]["content"][0]["id"]}
+    assert read_stream(lines([call, started, returned, result()])).unfinished == ("look around",)
+
+
+# ---- Cost. ----
+
+COSTS = [([result(total_cost_usd=0.5)], 0.5), ([result(total_cost_usd=0.5), result(total_cost_usd=0.75)], 0.75), ([], None), ([bash("x")], None),
+         ([result(total_cost_usd=0.5), error_result("error_during_execution", num_turns=0, total_cost_usd=0)], 0.5), ([result(total_cost_usd=0)], 0),
+         ([result(total_cost_usd=None)], None), ([result(total_cost_usd="0.5")], None), ([result(total_cost_usd=-1)], None),
+         ([result(total_cost_usd=True)], None), ([result(total_cost_usd=float("nan"))], None), ([result(total_cost_usd=1e300)], None)]
+
+
+@pytest.mark.parametrize("events, cost", COSTS, ids=range(len(COSTS)))
+def test_a_run_costs_what_its_last_word_says_and_unknown_is_not_nothing(events, cost):
+    assert read_stream(lines(events)).cost_usd == cost
+
+
+@pytest.mark.parametrize("event, delay", [(api_retry("rate_limit", 429), 0.5), ({**api_retry("x", None), "retry_delay_ms": "soon"}, 0), (init(), 0)])
+def test_a_pause_of_the_api_s_is_in_force_until_claude_speaks(event, delay):
+    stream = read_stream(lines([init(), event]))
+    assert stream.retry_delay == delay
+    stream.feed(lines([says("hello again")]))
+    assert stream.retry_delay == 0
 
 
 def test_a_call_without_a_result_is_unfinished():

@@ -53,6 +53,21 @@ def grep_without_match(command: str) -> list[dict]:
         "returnCodeInterpretation": "No matches found"})
 
 
+def backgrounded(command: str, task: str = "b1") -> list[dict]:
+    """A command that goes on in the background, as the CLI tells of it."""
+    call, returned = tool("Bash", {"command": command}, f"Command running in background with ID: {task}.",
+                          details={"stdout": "", "stderr": "", "interrupted": False, "backgroundTaskId": task})
+    started = {"type": "system", "subtype": "task_started", "task_id": task, "description": command, "task_type": "local_bash",
+               "tool_use_id": call["message"]["content"][0]["id"], "session_id": SESSION}
+    return [call, started, returned]
+
+
+def task_ended(status: str, task: str = "b1", updated: bool = False) -> dict:
+    """The end of background work: as the notification that Claude gets, or as the update before it."""
+    told = {"subtype": "task_updated", "patch": {"status": status}} if updated else {"subtype": "task_notification", "status": status}
+    return {"type": "system", "task_id": task, "session_id": SESSION, **told}
+
+
 def read(path: str, content: str) -> list[dict]:
     return tool("Read", {"file_path": path}, content, details={"type": "text", "file": {"filePath": path, "content": content}})
 
