@@ -26,8 +26,8 @@ Sections, each using only what stands above it:
     Policy · Errors · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
     History · Bridge · Running · Documents · Terminal · Module · Command line
 
-Known gaps, on purpose: limits and overload end the run with exit status 4 instead of being waited for; the history
-has one backend, SQLite; criteria outside the table of kinds are matched by their words and never count as proved.
+Known gaps, on purpose: the history has one backend, SQLite; criteria outside the table of kinds are matched by their
+words and never count as proved.
 """
 from __future__ import annotations
 
@@ -59,7 +59,13 @@ STDERR_CHARS = 65536                  # of the agent's stderr the end is kept, f
 JUDGE_LIMIT_S = 300                   # for --judge, which only reads; never more than the task's own limit if that is longer
 JUDGE_TOOLS = "Read,Grep,Glob"        # with them it can look at everything and change nothing
 JUDGE_MATTER_CHARS = 20_000           # of the transcript's end, and of the list of changed files, it is told so much
+MAX_WAIT_S = 900                      # in all for limits, overload and network trouble to pass
+WAITS_IN_A_ROW = 5                    # then what is waited for does not pass
+BACKOFF_S = 5                         # the first wait for what names no time; each further one twice as long
+CONTINUE = "continue"                 # the prompt that goes on in a session
 AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended; some hang for hours
+FINDING_CHARS = 700                   # of what was found, in a retry's prompt
+OUTPUT_END_CHARS = 500                # of a command's output, where it tells most: at its end
 GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
 MINIMUM_LIMIT_S = 60                  # no estimate goes below
 BASELINE_PATHS = 20_000               # beyond, "created by this run" is only weak
@@ -253,9 +259,18 @@ class Attempt(NamedTuple):
     transcript: str
     verdicts: Tuple[Verdict, ...]
     text: str = ""
-    changed_something: bool = True
+    changed_something: bool = True    # in the folder, since the attempt before
     started: bool = True              # the agent, by the bridge
     judge_cost_usd: Optional[float] = 0.0   # of --judge, which has a session of its own; None: unknown
+    resumed: bool = False             # it went on in the session of the attempt before
+    retry: bool = False               # it used up one of the task's retries
+    unfinished: Tuple[str, ...] = ()  # background work that ran at its end
+
+    @property
+    def paid_usd(self) -> Optional[float]:
+        """Its cost with the judge's, None if that is not known. What never came to a session has cost nothing."""
+        cost = 0.0 if self.cost_usd is None and not (self.started and self.session_id) else self.cost_usd
+        return None if cost is None or self.judge_cost_usd is None else cost + self.judge_cost_usd
 
 
 class TaskResult(NamedTuple):
@@ -301,6 +316,13 @@ def shorten(text: str, limit_chars: int) -> str:
     """One line of at most `limit_chars`, with an ellipsis where something was left out; no control characters get through."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= limit_chars else line[:max(0, limit_chars - 1)].rstrip() + "…"
+
+
+def telling_end(output: str) -> str:
+    """The last lines of a command's output as one, which mostly say why it failed; "" if it printed nothing."""
+    lines = [printable(line.strip()) for line in output[-4 * OUTPUT_END_CHARS:].split("\n") if line.strip()]
+    line = " · ".join(lines)
+    return line if len(line) <= OUTPUT_END_CHARS else "…" + line[1 - OUTPUT_END_CHARS:]
 
 
 def plural(count: int, noun: str) -> str:
@@ -1357,9 +1379,15 @@ def build_command(task: Task, prompt: Optional[str] = None, agent: Sequence[str]
     prompt = task.prompt if prompt is None else prompt
     argv = [*agent, "-p"] + ([prompt] if prompt_input(prompt) is None else [])
     argv += ["--output-format", "stream-json", "--verbose", "--allowedTools", ",".join(task.tools or choose_tools(task.prompt))]
-    for flag, value in (("--model", task.model), ("--max-turns", task.max_turns), ("--max-budget-usd", task.budget)):
+    budget = None if task.budget is None else format_usd(task.budget)
+    for flag, value in (("--model", task.model), ("--max-turns", task.max_turns), ("--max-budget-usd", budget)):
         argv += [flag, str(value)] if value is not None else []
     return argv + (["--dangerously-skip-permissions"] if permissions == "skip" else [])
+
+
+def format_usd(amount: float) -> str:
+    """An amount for the command line: no more than it is, to a millionth, never in exponents."""
+    return f"{int(amount * 10 ** 6 + 1e-6) / 10 ** 6:.6f}".rstrip("0").rstrip(".")
 
 
 def prompt_input(prompt: str) -> Optional[str]:
@@ -1425,6 +1453,7 @@ class Stream:
         self.rejected: Optional[Mapping[str, Any]] = None    # rate_limit_info of the last rate_limit_event, if it is a rejection
         self.retrying: Optional[Mapping[str, Any]] = None    # the last api_retry, as long as nothing came after it
         self.unfinished: Tuple[str, ...] = ()         # background work that was still running at the last result
+        self.is_over = False                          # a result was seen, and no further turn has begun since
         self.doing = "starting"
         self.noise = self.unknown = self.oversized = 0
         self._background: Dict[str, Tuple[str, str]] = {}    # tool_use id and description of what runs, by task id
@@ -1468,7 +1497,7 @@ class Stream:
         subtype, task = event.get("subtype"), str(event.get("task_id"))
         if subtype == "init":
             self.session_id = event.get("session_id") or self.session_id
-            self.doing = "thinking"
+            self.doing, self.is_over = "thinking", False
         elif subtype == "api_retry":
             self.doing = f"retrying the API: {event.get('error') or event.get('error_status')}"
             self.retrying = event
@@ -1492,7 +1521,7 @@ class Stream:
         message, in_subagent = as_mapping(event.get("message")), bool(event.get("parent_tool_use_id"))
         told_by_cli = message.get("model") == "<synthetic>" or bool(event.get("error"))
         if not in_subagent:
-            self.retrying, self.synthetic = None, event if told_by_cli else None
+            self.retrying, self.synthetic, self.is_over = None, event if told_by_cli else None, False
         if told_by_cli:
             return
         for block in blocks_of(message):
@@ -1524,6 +1553,7 @@ class Stream:
 
     def _result(self, event: Mapping[str, Any]) -> None:
         self.results.append(event)
+        self.is_over = True
         self.session_id = event.get("session_id") or self.session_id
         self.unfinished = tuple(description for _, description in self._background.values())
         for call_id in {call_id for call_id, _ in self._background.values()} & set(self.calls):
@@ -1700,7 +1730,7 @@ NEXT_STEPS = {
     "max_turns": "Allow more with 'Max Turns:' in the spec or --max-turns.",
     "budget": "Allow more with 'Budget:' in the spec or --budget, or split the task.",
     "refusal": "Word the task differently, or use another model.",
-    "interrupted": "Run this again; the transcript shows how far it came.",
+    "interrupted": "The transcript shows how far it came.",
     "unknown": "The transcript has the details.",
 }
 
@@ -2881,7 +2911,8 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
     for at, call in enumerate(about):
         trouble = call_trouble(call)
         if trouble and not any(repairs(later, call) for later in calls[calls.index(call) + 1:]):
-            return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}")
+            return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}",
+                           f"{shorten(bash_command(call), 100)!r} went wrong: {telling_end(call.output) or trouble}")
     certain = not criterion.described and all(call.failed is not None and is_conclusive(call) for call in about)
     certain = certain and not any(is_stale(call, evidence) for call in about
                                   if not any(repairs(later, call) for later in calls[calls.index(call) + 1:]))
@@ -2894,7 +2925,8 @@ def judge_named_errors(criterion: Criterion, calls: Sequence[ToolCall]) -> Verdi
         for target in criterion.targets:
             clean_later = any(same_work(later, call) and not search(target, True, bash_output(later)) for later in calls[at + 1:])
             if search(target, True, bash_output(call)) and not clean_later:
-                return Verdict(criterion, False, "proved", f"{target} in the output of {shorten(bash_command(call), 60)!r}")
+                told = f"{target} in the output of {shorten(bash_command(call), 60)!r}"
+                return Verdict(criterion, False, "proved", told, f"{told}, which ended: {telling_end(bash_output(call))}")
     told = f"{' or '.join(criterion.targets)} is in the output of none of {plural(len(calls), 'command')}"
     return Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run")
 
@@ -3509,7 +3541,8 @@ def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
     if good and not certain and criterion.status == "0" and (call_trouble(call) or hides):
         return Verdict(criterion, False, "weak", f"{told} ended with {code}, but that hides what the command itself ended with")
     certain = certain and calls[-1].failed is not None   # the CLI leaves open how the last one ended
-    return Verdict(criterion, good, "proved" if certain else "weak", f"{told}: exit code {code}", f"it ended with exit code {code}")
+    return Verdict(criterion, good, "proved" if certain else "weak", f"{told}: exit code {code}",
+                   f"{told} ended with exit code {code}, its output with: {telling_end(bash_output(call)) or 'nothing'}")
 
 
 # -- command
@@ -3582,6 +3615,12 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
     if evidence.run is None:
         return Verdict(criterion, False, "weak", "not run: commands are run only after an agent that did its part")
     result = evidence.run(criterion.command)
+    verdict = judge_command_result(criterion, result)
+    ending = result.note or f"exit code {result.exit_code}"
+    return verdict if verdict.met else verdict._replace(finding=f"{ending}, and its output ended: {telling_end(result.output) or 'it printed nothing'}")
+
+
+def judge_command_result(criterion: Criterion, result: CommandResult) -> Verdict:
     ending = result.note or f"exit code {result.exit_code}"
     tail = shorten(" ".join(result.output.strip().split("\n")[-3:]), 160)
     told = f"{criterion.command!r}: {ending}" + (f"; it printed: {tail}" if tail else "; it printed nothing")
@@ -3761,63 +3800,124 @@ def refuse_weak(verdict: Verdict) -> Verdict:
     return verdict._replace(met=False, evidence=f"only weakly met: {verdict.evidence}") if weak else verdict
 
 
-# ---- Retries: (task, attempts so far) -> what to do next. Pure: the caller sleeps and runs. ----
+# ---- Retries: (task, attempts so far) -> what to do next. Pure: the caller waits and runs. ----
 
 class Next(NamedTuple):
     """Another attempt: its prompt, its time limit in seconds, and the session to go on with (None: a fresh one)."""
     prompt: str
     timeout: float
     resume: Optional[str] = None
+    wait: float = 0.0                 # seconds before it starts
+    retry: bool = True                # it uses up one of the task's retries
 
 
 class Stop(NamedTuple):
     reason: str
 
 
-def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: Optional[float]) -> Union[Next, Stop]:
-    """What follows the last attempt, which did not pass. `longest` is the limit from --timeout: no attempt gets more."""
+SHORTER = "Keep the answer short: write long content to files in several steps, and read only the parts of files that you need."
+
+
+def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: Optional[float], patience: float = 0.0,
+               jitter: float = 0.5, now: Optional[float] = None) -> Union[Next, Stop]:
+    """What follows the last attempt, which did not pass. `longest` is the limit from --timeout: no attempt gets more. `patience` are
+    the seconds that may still be waited, `jitter` is a random number from 0 to 1."""
     last = attempts[-1]
     kind = last.error.kind if last.error else "criteria"
-    if kind in STOPPING + LIMITS or kind in ("cancelled", "permission", "budget", "max_turns") or not last.started:
+    if kind in LIMITS and last.started:
+        return after_limit(attempts, patience, jitter, time.time() if now is None else now)
+    if kind in STOPPING or kind in ("cancelled", "permission", "budget", "max_turns") or not last.started:
         return Stop("")
-    if kind == "interrupted" and last.session_id and not any(a.error and a.error.kind == "interrupted" for a in attempts[:-1]):
-        return Next("continue", last.timeout, last.session_id)
-    if len(attempts) > retries:
-        return Stop("")
+    step = after_interruption(attempts) if kind == "interrupted" else None
+    if step or sum(attempt.retry for attempt in attempts) >= retries:
+        return step or Stop("")
     if kind == "timeout":
-        return longer_attempt(task, attempts, longest)
-    if len(attempts) > 1 and same_failure(attempts[-2], last):
+        return longer_attempt(attempts, longest)
+    if same_failure_twice(attempts):
         return Stop("two attempts failed in exactly the same way and nothing was changed in between")
-    shorter = "Keep the answer short and write long content to files in several steps."
-    return Next(refined_prompt(task, shorter if kind == "token_limit" else refinement(last.verdicts)), last.timeout)
+    return Next(refined_prompt(task, SHORTER if kind == "token_limit" else refinement(last.verdicts, last.unfinished)), last.timeout)
 
 
-def longer_attempt(task: Task, attempts: Sequence[Attempt], longest: Optional[float]) -> Union[Next, Stop]:
+def after_limit(attempts: Sequence[Attempt], patience: float, jitter: float, now: float) -> Union[Next, Stop]:
+    """Wait for the time that was named, else ever longer; then go on in the session, if there is one. It uses up no retry."""
+    last, in_a_row = attempts[-1], waits_in_a_row(attempts)
+    named = last.error.retry_after if last.error else None
+    if in_a_row > WAITS_IN_A_ROW:
+        return Stop(f"it was waited for {WAITS_IN_A_ROW} times in a row and has not passed; run this again later")
+    if (named or 0.0) > patience or patience <= 0:
+        passes = f"it passes {describe_moment(now + named, now)}" if named else "nobody said when it passes"
+        return Stop(f"{passes}, and --max-wait allows {describe_span(patience)} more; run this again {'then' if named else 'later'}")
+    backoff = min(BACKOFF_S * 2 ** (in_a_row - 1) * (1 + jitter) / 2, patience)
+    wait = named + min(5.0, named / 10) * jitter if named else backoff
+    prompt = CONTINUE if last.session_id else last_prompt(attempts)
+    return Next(prompt, last.timeout, last.session_id, wait, retry=False)
+
+
+def waits_in_a_row(attempts: Sequence[Attempt]) -> int:
+    """How many attempts at the end were ended by a limit; one that found its session gone came to nothing in between."""
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.error and attempt.error.kind in LIMITS:
+            count += 1
+        elif not is_session_gone(attempt):
+            break
+    return count
+
+
+def is_session_gone(attempt: Attempt) -> bool:
+    """Resumed in vain: the CLI had not kept the session ("No conversation found …", a result without a turn)."""
+    return bool(attempt.resumed and attempt.error and attempt.error.kind == "interrupted" and attempt.num_turns == 0)
+
+
+def after_interruption(attempts: Sequence[Attempt]) -> Optional[Next]:
+    """An attempt without a result is resumed, once; from the beginning where its session is gone. It uses up no retry."""
+    last = attempts[-1]
+    if is_session_gone(last):
+        return Next(last_prompt(attempts), last.timeout, retry=False)
+    first_time = not any(attempt.error and attempt.error.kind == "interrupted" for attempt in attempts[:-1])
+    return Next(CONTINUE, last.timeout, last.session_id, retry=False) if last.session_id and first_time else None
+
+
+def last_prompt(attempts: Sequence[Attempt]) -> str:
+    """What was last asked for, "continue" apart."""
+    return next(attempt.prompt for attempt in reversed(attempts) if not attempt.resumed)
+
+
+def longer_attempt(attempts: Sequence[Attempt], longest: Optional[float]) -> Union[Next, Stop]:
     """After a time limit: half as long again, once."""
     last = attempts[-1]
     timeout = min(last.timeout * GROWTH_ON_TIMEOUT, longest or float("inf"))
     if sum(bool(a.error and a.error.kind == "timeout") for a in attempts) > 1:
         return Stop("a longer time limit did not help")
-    return Next(last.prompt, timeout) if timeout > last.timeout else Stop("--timeout allows no longer attempt")
+    return Next(last_prompt(attempts), timeout) if timeout > last.timeout else Stop("--timeout allows no longer attempt")
 
 
-def same_failure(first: Attempt, second: Attempt) -> bool:
+def same_failure_twice(attempts: Sequence[Attempt]) -> bool:
+    """Whether the last two attempts that no limit ended failed in exactly the same way with no file changed in between."""
     def shape(attempt: Attempt) -> Tuple[Any, ...]:
         return attempt.error and attempt.error[:2], tuple((v.met, v.evidence) for v in attempt.verdicts)
-    return shape(first) == shape(second) and not second.changed_something
+
+    counted = [at for at, attempt in enumerate(attempts) if not (attempt.error and attempt.error.kind in LIMITS)]
+    if len(counted) < 2 or shape(attempts[counted[-2]]) != shape(attempts[counted[-1]]):
+        return False
+    return not any(attempt.changed_something for attempt in attempts[counted[-2] + 1:])
 
 
-def refinement(verdicts: Sequence[Verdict]) -> str:
-    """One sentence for each unmet criterion: what was expected, what was found, what to do."""
-    unmet = [(v.criterion, shorten(v.finding or v.evidence, 300)) for v in verdicts if not v.met]
-    return " ".join(f"{criterion.text.rstrip('.')}: {found}; {KIND[criterion.kind].advice(criterion)}." for criterion, found in unmet)
+def refinement(verdicts: Sequence[Verdict], unfinished: Sequence[str] = ()) -> str:
+    """One sentence for each unmet criterion: what was expected, what was found, what to do; and one for work left running."""
+    unmet = [(v.criterion, shorten(v.finding or v.evidence, FINDING_CHARS)) for v in verdicts if not v.met]
+    told = [f"{criterion.text.rstrip('.')}: {found}; {KIND[criterion.kind].advice(criterion)}." for criterion, found in unmet]
+    told += [f"`{shorten(work, 200)}` was still running in the background at the end and was ended unfinished; run it in the foreground "
+             "and wait for its end." for work in unfinished]
+    return " ".join(told)
 
 
 def refined_prompt(task: Task, advice: str) -> str:
     strategy = (task.retry_strategy or "").strip()
     strategy = strategy[:1].upper() + strategy[1:]
     strategy += "." if strategy and strategy[-1] not in ".!?" else ""
-    return f"{task.prompt}\n\nIMPORTANT: " + " ".join(part for part in (advice, strategy) if part)
+    told = " ".join(part for part in (advice, strategy) if part)
+    return f"{task.prompt}\n\nIMPORTANT: {told}" if told else task.prompt
 
 
 # ---- Estimate: (prompt, records) -> seconds. Pure. ----
@@ -4417,6 +4517,7 @@ class BridgeClient:
 
     SILENCE_S = 20                    # so long without a message, the bridge is asked whether it is still there
     ANSWER_S = 30                     # for any request
+    TAKE_UP_S = 15                    # a lost connection is tried again for so long; its process waits 60 s for that
 
     def __init__(self, address: Address):
         self.address = address
@@ -4459,9 +4560,25 @@ class BridgeClient:
         text = self._channel.receive(max(timeout, 0.001))
         return None if text is None else read_message(text)
 
-    def start(self, command: Sequence[str], **params: Any) -> Started:
-        result = self.call("execute", command=list(command), **params)
-        return Started(str(result["process_id"]), int(result["pid"]))
+    def start(self, command: Sequence[str], label: str = "", **params: Any) -> Started:
+        """Start a process. If the connection breaks before the answer, the bridge is asked whether it runs: it is never started twice."""
+        import secrets
+        params = {**params, "command": list(command), "label": f"{label} {secrets.token_hex(4)}".strip()}
+        try:
+            return self._started(self.call("execute", **params))
+        except BridgeLost:
+            return self._persist(lambda: self._find_or_start(params))
+
+    def _find_or_start(self, params: Mapping[str, Any]) -> Started:
+        time.sleep(POLL_S)            # what the old connection still holds is carried out first
+        running = [process for process in self.call("list")["processes"] if process["label"] == params["label"]]
+        if not running:
+            return self._started(self.call("execute", **params))
+        self.call("attach", process_id=running[0]["process_id"], after=0)
+        return self._started(running[0])
+
+    def _started(self, told: Mapping[str, Any]) -> Started:
+        return Started(str(told["process_id"]), int(told["pid"]))
 
     def follow(self, started: Started, output: Callable[[str, str], None], cancels: Callable[[], int] = lambda: 0) -> Ended:
         """Hand out a process's output (stream, data) until it has ended. `cancels` is asked several times a second how often
@@ -4488,7 +4605,8 @@ class BridgeClient:
                     self.cancel(started)
                     sent += 1
             except BridgeLost:
-                self._take_up(started, seq)
+                self._waiting.clear()   # attach sends all that follows `seq` again
+                self._take_up(started, seq, cancels)
                 continue
             if message is None:
                 continue
@@ -4502,16 +4620,33 @@ class BridgeClient:
             elif message["method"] == "process.completed":
                 return Ended(params["status"], params["exit_code"], params["signal"], params["duration"], tuple(params["survivors"]))
 
-    def _take_up(self, started: Started, seq: int) -> None:
-        """Connect again and attach to the process where its output was last seen. Raises BridgeLost if that cannot be done."""
-        self._waiting.clear()         # attach sends all that follows `seq` again
+    def _take_up(self, started: Started, seq: int, cancels: Callable[[], int]) -> None:
+        """Attach to the process where its output was last seen. Raises BridgeLost if that cannot be done."""
         try:
-            if self.address.token and not prove_bridge(self.address, [self.address.token]):
-                raise BridgeLost("another program listens there now")
-            self._channel = self._connect()
-            self.call("attach", process_id=started.process_id, after=seq)
-        except (CcError, OSError, ValueError) as error:
-            raise BridgeLost(f"the connection to the bridge was lost for good: {error}") from None
+            self._persist(lambda: self.call("attach", process_id=started.process_id, after=seq), cancels)
+        except CallError as refusal:
+            raise BridgeLost(f"the connection to the bridge was lost for good: {refusal}") from None
+
+    def _persist(self, work: Callable[[], Any], cancels: Callable[[], int] = lambda: 0) -> Any:
+        """Connect again, for a while if need be (a tunnel may be coming back), and do that work. BridgeLost if it cannot be done."""
+        deadline = time.monotonic() + self.TAKE_UP_S
+        while True:
+            try:
+                self._reconnect()
+                return work()
+            except CallError:
+                raise                 # the bridge is there and says no
+            except (CcError, OSError, ValueError) as error:
+                if time.monotonic() > deadline or cancels() > 1:
+                    raise BridgeLost(f"the connection to the bridge was lost for good: {error}") from None
+            time.sleep(POLL_S)
+
+    def _reconnect(self) -> None:
+        if self.address.token and not prove_bridge(self.address, [self.address.token]):
+            raise BridgeLost("another program listens there now")
+        with contextlib.suppress(BridgeLost, OSError):
+            self._channel.close()
+        self._channel = self._connect()
 
     def cancel(self, started: Started) -> None:
         """End a process, or what is left of one that has ended; one that is gone already is no trouble."""
@@ -4535,6 +4670,8 @@ class Options(NamedTuple):
     retries: Optional[int] = None
     model: Optional[str] = None
     max_turns: Optional[int] = None
+    budget: Optional[float] = None    # USD for the whole spec
+    max_wait: float = MAX_WAIT_S
     cwd: str = "."
     permissions: str = "skip"
     question: bool = False            # the prompt's instruction as a question
@@ -4572,8 +4709,17 @@ class Observer:
     def task_started(self, task: Task, of: int, directory: str) -> None: ...
     def attempt_started(self, number: int, limit: float) -> None: ...
     def progress(self, doing: str, elapsed: float) -> None: ...
+    def waiting(self, kind: str, left: float) -> None: ...
     def attempt_ended(self, attempt: Attempt) -> None: ...
     def task_ended(self, result: TaskResult) -> None: ...
+
+
+class Ledger:
+    """What a run has used up: its attempts, with their cost, and the seconds it has waited for limits to pass."""
+
+    def __init__(self) -> None:
+        self.attempts: List[Attempt] = []
+        self.waited = 0.0
 
 
 class Context(NamedTuple):
@@ -4587,7 +4733,9 @@ class Context(NamedTuple):
     interrupt: Interrupt
     observer: Observer
     client: Callable[[], BridgeClient]   # connects on first use
+    disconnect: Callable[[], None]    # until the next use
     warnings: List[str]
+    ledger: Ledger
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -4597,7 +4745,8 @@ class Context(NamedTuple):
 def with_options(task: Task, options: Options) -> Task:
     """The task as the options complete it; an option wins over the spec."""
     prompt = as_question(task.prompt) if options.question else task.prompt
-    return task._replace(prompt=prompt, model=options.model or task.model, max_turns=options.max_turns or task.max_turns)
+    budget = min((amount for amount in (task.budget, options.budget) if amount is not None), default=None)
+    return task._replace(prompt=prompt, model=options.model or task.model, max_turns=options.max_turns or task.max_turns, budget=budget)
 
 
 def chosen_tasks(spec: Spec, options: Options) -> List[Task]:
@@ -4656,25 +4805,89 @@ def run_tasks(context: Context) -> List[TaskResult]:
 
 
 def run_task(task: Task, context: Context) -> TaskResult:
+    """A task with all its attempts; skipped where there is no money left for the first."""
     criteria = read_criteria(task.criteria)
     limit = choose_limit(task, context.options, context.records)
     retries = choose_retries(task, context.options)
     directory = task_directory(task, context.directory)
     before = take_snapshot(directory, leave_out=[context.output_dir])
     attempts: List[Attempt] = []
-    step: Union[Next, Stop] = Next(task.prompt, limit.seconds)
-    changes = Changes()
+    run: Optional[AttemptRun] = None
+    step: Union[Next, Stop] = Next(task.prompt, limit.seconds, retry=False)
     while isinstance(step, Next):
-        context.observer.attempt_started(len(attempts) + 1, step.timeout)
-        run = AttemptRun(task, criteria, step, len(attempts) + 1, directory, before, context)
-        attempts.append(run.carry_out(changes))
-        changes = run.changes
-        context.observer.attempt_ended(attempts[-1])
-        good = passed(task, attempts[-1], context.options.strict)
-        step = Stop("") if good or context.interrupt.signal else plan_retry(task, attempts, retries, context.options.timeout)
+        money = money_left(task, attempts, context)
+        if money is not None and money <= 0:
+            step = Stop(why_no_money(task, attempts, context))
+        elif step.wait and not wait_for_limit(step.wait, attempts[-1], context):
+            return TaskResult(task, "cancelled", tuple(attempts), run.changes)
+        else:
+            context.observer.attempt_started(len(attempts) + 1, step.timeout)
+            run = AttemptRun(task._replace(budget=money), criteria, step, len(attempts) + 1, directory, before, run, context)
+            attempts.append(run.carry_out())
+            context.ledger.attempts.append(attempts[-1])
+            tell_of_attempt(task, attempts[-1], context)
+            step = next_step(task, attempts, retries, context)
     if step.reason:
-        context.warn(f"task {task.number} was not tried again: {step.reason}")
-    return TaskResult(task, task_status(task, attempts[-1], context.options.strict), tuple(attempts), changes)
+        context.warn(f"task {task.number} was not {'tried again' if attempts else 'started'}: {step.reason}")
+    if not attempts:
+        return TaskResult(task, "skipped")
+    return TaskResult(task, task_status(task, attempts[-1], context.options.strict), tuple(attempts), run.changes)
+
+
+def next_step(task: Task, attempts: Sequence[Attempt], retries: int, context: Context) -> Union[Next, Stop]:
+    import random
+    if passed(task, attempts[-1], context.options.strict) or context.interrupt.signal:
+        return Stop("")
+    return plan_retry(task, attempts, retries, context.options.timeout, context.options.max_wait - context.ledger.waited, random.random())
+
+
+def tell_of_attempt(task: Task, attempt: Attempt, context: Context) -> None:
+    """What its error does not say: an unknown cost, and work that was left running."""
+    context.observer.attempt_ended(attempt)
+    if attempt.paid_usd is None:
+        context.warn(f"task {task.number}, attempt {attempt.number}: what it cost is not known, since it was ended before its result")
+    for work in attempt.unfinished:
+        context.warn(f"task {task.number}, attempt {attempt.number}: still running in the background when Claude ended its turn, and ended "
+                     f"with it: {shorten(work, 200)}")
+
+
+# -- money and waiting
+
+def money_left(task: Task, attempts: Sequence[Attempt], context: Context) -> Optional[float]:
+    """USD that the next attempt of a task may cost: what is left of the task's budget and of the run's; None without either."""
+    left = budget_left(task.budget, attempts), budget_left(context.options.budget, context.ledger.attempts)
+    return min((amount for amount in left if amount is not None), default=None)
+
+
+def budget_left(budget: Optional[float], attempts: Sequence[Attempt]) -> Optional[float]:
+    """What these attempts left of a budget, in USD; None without one. An attempt whose cost is not known may have used it all."""
+    if budget is None:
+        return None
+    costs = [attempt.paid_usd for attempt in attempts]
+    left = budget - sum(cost for cost in costs if cost is not None)
+    return 0.0 if None in costs or left < 10 ** -6 else left
+
+
+def why_no_money(task: Task, attempts: Sequence[Attempt], context: Context) -> str:
+    if any(attempt.paid_usd is None for attempt in [*context.ledger.attempts, *attempts]):
+        return "what an earlier attempt cost is not known, so that the budget may be used up"
+    paid = total_cost(context.ledger.attempts) or 0.0
+    of_run = context.options.budget is not None and budget_left(context.options.budget, context.ledger.attempts) == 0
+    return (f"the budget of ${context.options.budget:g} for the whole spec is used up (${paid:.4f})" if of_run
+            else f"the task's budget is used up (${total_cost(attempts) or 0.0:.4f})")
+
+
+def wait_for_limit(seconds: float, attempt: Attempt, context: Context) -> bool:
+    """Sit a limit out, by whichever clock gets there first (a machine may sleep meanwhile); False if a signal came."""
+    context.disconnect()              # nothing runs; a bridge may end meanwhile, and a connection through a tunnel break
+    began, clock = time.time(), time.monotonic()
+    left = seconds
+    while left > 0 and not context.interrupt.signal:
+        context.observer.waiting(attempt.error.kind if attempt.error else "", left)
+        time.sleep(min(POLL_S, left))
+        left = seconds - max(time.monotonic() - clock, time.time() - began)
+    context.ledger.waited += min(seconds, time.monotonic() - clock)
+    return not context.interrupt.signal
 
 
 def passed(task: Task, attempt: Attempt, strict: bool) -> bool:
@@ -4726,21 +4939,25 @@ class AttemptRun:
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
     def __init__(self, task: Task, criteria: Sequence[Criterion], step: Next, number: int, directory: str, before: Snapshot,
-                 context: Context):
+                 earlier: Optional["AttemptRun"], context: Context):
         self.task, self.criteria, self.step, self.number = task, criteria, step, number
         self.directory, self.before, self.context = directory, before, context
+        self.resumed = earlier if step.resume else None   # the attempt in whose session this one goes on
+        self.previous = earlier.after if earlier else before
+        self.after = before
         self.stream = Stream()
         self.changes = Changes()
         self.stderr = ""
         self.transcript = os.path.join(context.output_dir, f"task-{task.number}-attempt-{number}.jsonl")
         self.environment = agent_environment(own_environment(), step.timeout)
         self.started_at = time.monotonic()
-        self.result_after: Optional[float] = None     # seconds from the start to the first result
+        self.result_after: Optional[float] = None     # seconds from the start to the result, unless a further turn has begun
+        self.pause: Tuple[Any, float] = (None, 0.0)   # the API's last wish for one, and when that ends in seconds from the start
         self.cause = ""
         self.lost = ""                # how the bridge was lost while a criterion's command ran
         self.judge_cost: Optional[float] = 0.0
 
-    def carry_out(self, earlier: Changes) -> Attempt:
+    def carry_out(self) -> Attempt:
         agent = split_agent(str(self.context.options.claude))
         command = build_command(self.task, self.step.prompt, agent, self.context.options.permissions)
         command += ["--resume", self.step.resume] if self.step.resume else []
@@ -4759,14 +4976,15 @@ class AttemptRun:
         except OSError as trouble:    # before the start: nothing has been paid for
             error = AgentError("unknown", f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output "
                                           f"DIR.")
-        self.changes = compare(self.before, take_snapshot(self.directory, self.before, [self.context.output_dir]))
+        self.after = take_snapshot(self.directory, self.before, [self.context.output_dir])
+        self.changes = compare(self.before, self.after)
         verdicts = judge(self.criteria, self.evidence(error)) if process else ()
         if self.context.options.judge and not error and not self.lost:
             verdicts = self.ask_judge(verdicts)
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
         lost = AgentError("bridge", self.lost) if self.lost else None
         error = error or lost or self.interrupted(verdicts) or denied(self.stream, verdicts)
-        attempt = self.report(command, ended, error, verdicts, earlier)._replace(started=process is not None)
+        attempt = self.report(command, ended, error, verdicts)._replace(started=process is not None)
         if process and ended.survivors:
             self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
         return attempt
@@ -4793,8 +5011,10 @@ class AttemptRun:
             return
         transcript.write(data)
         self.stream.feed(data)
-        if self.stream.results and self.result_after is None:
-            self.result_after = time.monotonic() - self.started_at
+        elapsed = time.monotonic() - self.started_at
+        self.result_after = (self.result_after or elapsed) if self.stream.is_over else None
+        if self.stream.retrying is not self.pause[0]:
+            self.pause = (self.stream.retrying, elapsed + self.stream.retry_delay)
 
     def cancels(self) -> int:
         """How often the agent has to be cancelled by now: for the user, because the API will never let it in, or since it hangs
@@ -4808,7 +5028,7 @@ class AttemptRun:
             return min(2, self.context.interrupt.count)
         if self.stream.doomed:
             self.cause = self.cause or "doomed"
-        elif self.stream.retry_delay > self.step.timeout - elapsed:
+        elif self.stream.retrying and self.pause[1] > self.step.timeout:   # nothing can come of it in time
             self.cause = self.cause or "waiting"
         elif self.result_after is not None and elapsed > self.result_after + AFTER_RESULT_S:
             self.cause = self.cause or "lingering"
@@ -4820,8 +5040,11 @@ class AttemptRun:
         return make_error("cancelled", "It was cancelled while its criteria were checked") if cut else None
 
     def evidence(self, error: Optional[AgentError]) -> Evidence:
-        calls = tuple(self.stream.calls.values())
-        return Evidence(self.directory, self.before, self.changes, calls, self.stream.text, None if error else self.run_command)
+        return Evidence(self.directory, self.before, self.changes, self.calls(), self.stream.text, None if error else self.run_command)
+
+    def calls(self) -> Tuple[ToolCall, ...]:
+        """The tool calls of the whole session, also of the attempts that this one goes on with."""
+        return (self.resumed.calls() if self.resumed else ()) + tuple(self.stream.calls.values())
 
     def run_command(self, command: str) -> CommandResult:
         """Run a criterion's command through the bridge, under the task's limit; nothing of it stays behind."""
@@ -4851,13 +5074,23 @@ class AttemptRun:
         except BridgeLost as lost:
             self.context.warn(f"task {self.task.number}: what the failed attempt left running could not be ended: {lost}")
 
-    def report(self, command: Sequence[str], ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...],
-               earlier: Changes) -> Attempt:
-        result = self.stream.result or {}
+    def report(self, command: Sequence[str], ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...]) -> Attempt:
+        result, since = self.stream.result or {}, compare(self.previous, self.after)
+        changed = bool(since.written or since.deleted or since.folders or not since.complete)
         return Attempt(
             self.number, self.step.prompt, tuple(command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
-            self.stream.session_id, result.get("total_cost_usd"), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
-            self.transcript, verdicts, self.stream.text, self.changes != earlier, judge_cost_usd=self.judge_cost)
+            self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
+            self.transcript, verdicts, self.stream.text, changed, judge_cost_usd=self.judge_cost, resumed=bool(self.resumed),
+            retry=self.step.retry, unfinished=self.stream.unfinished)
+
+    def own_cost(self) -> Optional[float]:
+        """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
+        cost, before = self.stream.cost_usd, self.resumed.session_cost() if self.resumed else 0.0
+        counts_again = before and counts_earlier(as_mapping(self.resumed.stream.result), as_mapping(self.stream.result))
+        return cost if cost is None or not counts_again else round(max(0.0, cost - before), 9)
+
+    def session_cost(self) -> float:
+        return (self.resumed.session_cost() if self.resumed else 0.0) + (self.own_cost() or 0.0)
 
     def ask_judge(self, verdicts: Sequence[Verdict]) -> Tuple[Verdict, ...]:
         """The verdicts, those that are not proved settled by a fresh Claude that can only read: one call for all of them."""
@@ -4865,19 +5098,23 @@ class AttemptRun:
         if not left or self.context.interrupt.signal:
             return tuple(verdicts)
         self.context.observer.progress(f"asking the judge, {len(left)} not proved", time.monotonic() - self.started_at)
-        stream, trouble = Stream(), ""
+        stream, money, spent = Stream(), self.task.budget, self.own_cost()
+        if money is not None:
+            money = 0.0 if spent is None else money - spent
         try:
             with contextlib.closing(Transcript(self.transcript.replace(".jsonl", "-judge.jsonl"))) as transcript:
-                trouble = self.run_judge(judge_prompt(left, self.evidence(None)), stream, transcript)
+                prompt = judge_prompt(left, self.evidence(None))
+                used_up = money is not None and money <= 0
+                trouble = "the budget is used up" if used_up else self.run_judge(prompt, stream, transcript, money)
         except (CallError, BridgeLost, NotReady, OSError) as error:
             trouble = str(error)
         stream.finish()
-        self.judge_cost = (stream.result or {}).get("total_cost_usd")
+        self.judge_cost = stream.cost_usd if stream.session_id else 0.0
         answers = {} if trouble else read_judge(stream.result, len(left))
         settled = iter(judged(verdict, answers.get(number), trouble) for number, verdict in enumerate(left, 1))
         return tuple(next(settled) if verdict.confidence != "proved" else verdict for verdict in verdicts)
 
-    def run_judge(self, prompt: str, stream: Stream, transcript: Transcript) -> str:
+    def run_judge(self, prompt: str, stream: Stream, transcript: Transcript, money: Optional[float]) -> str:
         """Run the judge to its end; returns why its answer does not count, if so."""
         def take(source: str, data: str) -> None:
             if source == "stdout":
@@ -4886,8 +5123,9 @@ class AttemptRun:
 
         limit = max(JUDGE_LIMIT_S, self.step.timeout)
         client = self.context.client()
-        process = client.start(judge_command(split_agent(str(self.context.options.claude)), self.task.model), stdin=prompt, stop_signal="SIGINT",
-                               label=f"judge of task {self.task.number}", **{**self.surroundings(), "timeout": limit})
+        command = judge_argv(split_agent(str(self.context.options.claude)), self.task.model, money)
+        process = client.start(command, stdin=prompt, stop_signal="SIGINT", label=f"judge of task {self.task.number}",
+                               **{**self.surroundings(), "timeout": limit})
         ended = client.follow(process, take, lambda: min(2, self.context.interrupt.count))
         if ended.survivors:
             client.cancel(process)
@@ -4901,10 +5139,10 @@ JUDGE_SCHEMA = {
         "properties": {"number": {"type": "integer"}, "met": {"type": "boolean"}, "reason": {"type": "string"}}}}}}
 
 
-def judge_command(agent: Sequence[str], model: Optional[str]) -> List[str]:
+def judge_argv(agent: Sequence[str], model: Optional[str], money: Optional[float]) -> List[str]:
     argv = [*agent, "-p", "--output-format", "stream-json", "--verbose", "--tools", JUDGE_TOOLS, "--allowedTools", JUDGE_TOOLS,
             "--json-schema", json.dumps(JUDGE_SCHEMA)]
-    return argv + (["--model", model] if model else [])
+    return argv + (["--model", model] if model else []) + (["--max-budget-usd", format_usd(money)] if money is not None else [])
 
 
 def judge_prompt(verdicts: Sequence[Verdict], evidence: Evidence) -> str:
@@ -4942,6 +5180,25 @@ def judged(verdict: Verdict, answer: Optional[Tuple[bool, str]], trouble: str) -
         return verdict._replace(met=False, confidence="weak", evidence=f"the judge did not decide: {why} (before: "
                                                                        f"{verdict.evidence})", finding="")
     return verdict._replace(met=answer[0], confidence="judged", evidence=f"judged: {shorten(answer[1], 300)}", finding=shorten(answer[1], 300))
+
+
+TOKENS = (("inputTokens", "input_tokens"), ("outputTokens", "output_tokens"), ("cacheReadInputTokens", "cache_read_input_tokens"),
+          ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # in modelUsage, in usage
+
+
+def counts_earlier(first: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Whether a resumed session's result counts again what the result before it told: so it is documented. 2.1.197 does not
+    (seen): there the tokens of the whole are no more than those of the last run, though the first had used some too."""
+    if read_number(later.get("total_cost_usd"), 0.0) < read_number(first.get("total_cost_usd"), 0.0):
+        return False
+
+    def used(result: Mapping[str, Any], name: str) -> float:
+        models = as_mapping(result.get("modelUsage")).values()
+        return sum(read_number(as_mapping(model).get(name), 0.0) for model in models)
+
+    own = as_mapping(later.get("usage"))
+    return not later.get("modelUsage") or all(
+        used(later, whole) >= used(first, whole) + read_number(own.get(last), 0.0) for whole, last in TOKENS)
 
 
 def current_umask() -> int:
@@ -4983,7 +5240,7 @@ def exit_status(result: TaskResult) -> int:
 
 def remember(result: TaskResult, context: Context) -> None:
     """Put a task's outcome into the history; a store that cannot take it costs a warning."""
-    if result.status == "cancelled" or exit_status(result) == 3:
+    if result.status in ("cancelled", "skipped") or exit_status(result) == 3:
         return                        # it says nothing about the work
     last = result.attempts[-1]
     record = Record(
@@ -5002,18 +5259,17 @@ def spec_version(spec: Spec) -> str:
 
 
 def total_cost(attempts: Iterable[Attempt]) -> Optional[float]:
-    """USD of several attempts: the CLI counts a resumed session's earlier turns again, so of each session its last value."""
+    """USD of several attempts, as far as it is known; None if nothing is."""
     attempts = list(attempts)
-    sessions = {a.session_id or id(a): a.cost_usd for a in attempts if a.cost_usd is not None}
-    judges = sum(a.judge_cost_usd or 0.0 for a in attempts)
-    return round(sum(sessions.values()) + judges, 6) if sessions else None
+    known = any(attempt.cost_usd is not None for attempt in attempts)
+    return round(sum(attempt.paid_usd or 0.0 for attempt in attempts), 6) if known else None
 
 
 # ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
 
 def attempt_document(attempt: Attempt) -> Dict[str, Any]:
     plain = ("number", "prompt", "timeout", "exit_code", "duration", "session_id", "cost_usd", "num_turns", "usage", "transcript")
-    cost = None if attempt.cost_usd is None or attempt.judge_cost_usd is None else round(attempt.cost_usd + attempt.judge_cost_usd, 6)
+    cost = None if attempt.cost_usd is None or attempt.paid_usd is None else round(attempt.paid_usd, 6)
     return {
         **{name: getattr(attempt, name) for name in plain}, "cost_usd": cost, "command": list(attempt.command),
         "error": attempt.error._asdict() if attempt.error else None, "criteria": [verdict_document(verdict) for verdict in attempt.verdicts],
@@ -5077,6 +5333,8 @@ def criterion_document(criterion: Criterion) -> Dict[str, Any]:
 
 COLOURS = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold": "1"}
 PLAIN_PACE_S = 10                     # without a terminal, at most one line of progress in so many seconds
+WAIT_PACE_S = 60                      # and one of a countdown
+WAITED_FOR = {"rate_limit": "the rate limit", "usage_limit": "the usage limit", "overloaded": "the overload", "network": "the network trouble"}
 
 
 def paint(text: str, colour: str, stream: Any) -> str:
@@ -5135,30 +5393,51 @@ class Terminal(Observer):
 
     def attempt_started(self, number: int, limit: float) -> None:
         self.attempt, self.limit, self.told, self.told_at = number, limit, "", time.monotonic()
-        if self.last:
-            unmet = "not met: " + "; ".join(f"{v.criterion.text} ({v.evidence})" for v in self.last.verdicts if not v.met)
-            self.say(f"{self.title}, attempt {number - 1}: {shorten(self.last.error.message if self.last.error else unmet, 300)}")
+        self._tell_last()
         if not self.live:
             self.say(f"{self.title}, attempt {number}, time limit {limit:g} s")
+
+    def _tell_last(self) -> None:
+        """Why there is another attempt, said once: before it, or before the wait for it."""
+        if self.last:
+            unmet = "not met: " + "; ".join(f"{v.criterion.text} ({v.evidence})" for v in self.last.verdicts if not v.met)
+            self.say(f"{self.title}, attempt {self.last.number}: {shorten(self.last.error.message if self.last.error else unmet, 400)}")
+        self.last = None
+
+    def waiting(self, kind: str, left: float) -> None:
+        now, told = time.monotonic(), f"waiting for {WAITED_FOR.get(kind, 'it')} to pass: {int(left + 0.999) // 60}:{int(left + 0.999) % 60:02} left"
+        if self.last:
+            self._tell_last()
+            self.told_at = now - WAIT_PACE_S
+        if self.live and told != self.told:
+            self._show_live(told)
+        elif not self.live and now - self.told_at >= WAIT_PACE_S:
+            self.told_at = now
+            self.say(f"{self.title}: {told}")
 
     def progress(self, doing: str, elapsed: float) -> None:
         now = time.monotonic()
         if self.live and (now - self.shown_at >= POLL_S or doing != self.told):
-            import shutil
             again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
-            line = f"{self.title} · {elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}"
-            self.show(f"\r{fit(line, shutil.get_terminal_size().columns - 1)}\x1b[K", sys.stderr, end="")
+            self._show_live(f"{elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}")
             self.told, self.shown_at = doing, now
         elif not self.live and doing != self.told and now - self.told_at >= PLAIN_PACE_S:
             self.told, self.told_at = doing, now
             self.show(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", sys.stderr)
+
+    def _show_live(self, told: str) -> None:
+        import shutil
+        line = fit(f"{self.title} · {told}", shutil.get_terminal_size().columns - 1)
+        self.show(f"\r{line}\x1b[K", sys.stderr, end="")
+        self.told = told
 
     def attempt_ended(self, attempt: Attempt) -> None:
         self._clear()
         self.last = attempt
 
     def task_ended(self, result: TaskResult) -> None:
-        if not self.verdicts:
+        self._clear()
+        if not self.verdicts or not result.attempts:
             return
         last = result.attempts[-1]
         stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled")
@@ -5179,7 +5458,7 @@ def task_summary(result: TaskResult) -> str:
     proof = tally(last.verdicts) if last.verdicts else "nothing was checked"
     proof = "" if last.error or (last.verdicts and result.status != "passed") else proof
     cost = total_cost(result.attempts)
-    unknown = any((attempt.cost_usd is None or attempt.judge_cost_usd is None) and attempt.started for attempt in result.attempts)
+    unknown = any(attempt.paid_usd is None for attempt in result.attempts)
     words = paint(result.status, "green" if result.status == "passed" else "red", sys.stdout) + (f" ({proof})" if proof else "")
     return (f"  {words} in {last.duration:.1f} s of {last.timeout:g} s, {plural(len(result.attempts), 'attempt')}"
             + (f", ${cost:.4f}" if cost is not None else "") + (" and a cost that is not known" if unknown else ""))
@@ -5190,9 +5469,10 @@ def run_summary(document: Mapping[str, Any]) -> str:
     good = sum(task["success"] for task in tasks)
     skipped = sum(task["status"] == "skipped" for task in tasks)
     cost = document["cost_usd"]
+    unknown = any(attempt["cost_usd"] is None and attempt["session_id"] for task in tasks for attempt in task["attempts"])
     return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
             + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s"
-            + (f", ${cost:.4f}" if cost is not None else "") + f"\nTranscripts and result: {document['output_dir']}")
+            + (f", ${cost:.4f}" if cost is not None else "") + (" and a cost that is not known" if unknown else "") + f"\nTranscripts and result: {document['output_dir']}")
 
 
 SOURCES = {"option": "--timeout", "history": "from the history", "default": "estimated"}
@@ -5240,8 +5520,9 @@ def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator
     for name in ("model", "max_turns", "budget"):
         value = getattr(task, name)
         if value is not None:
-            wins = name != "budget" and getattr(options, name) is not None
-            yield name.replace("_", " "), f"{value}" + (f" (--{name.replace('_', '-')})" if wins else source(name))
+            wins = getattr(options, name) == value
+            shown = f"${value:g}" if name == "budget" else f"{value}"
+            yield name.replace("_", " "), shown + (f" (--{name.replace('_', '-')})" if wins else source(name))
     words = [shorten(word, 40) if word == task.prompt else word for word in plan["command"]]
     yield "agent", shlex.join(words) + ("" if task.prompt in plan["command"] else "  (the prompt goes in by standard input)")
 
@@ -5312,20 +5593,23 @@ def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observ
             clients.append(connect_bridge(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), observer.say))
         return clients[0]
 
+    def disconnect() -> None:
+        while clients:
+            clients.pop().close()
+
     options = with_agent(options)
     split_agent(options.claude)
     parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
     directory, warnings, history = check_spec(spec, options), [], open_history(options)
     output_dir, records = make_output_dir(options, spec, of_several), read_records(history, warnings)
     started_at, clock = time.time(), time.monotonic()
-    context = Context(options, spec, directory, output_dir, history, records, interrupt, observer, client, warnings)
+    context = Context(options, spec, directory, output_dir, history, records, interrupt, observer, client, disconnect, warnings, Ledger())
     for warning in list(spec.warnings) + warnings:
         observer.say(warning)
     try:
         results = run_tasks(context)
     finally:
-        for connected in clients:
-            connected.close()
+        disconnect()
     document = run_document(context, results, started_at, time.monotonic() - clock)
     try:
         write_private(os.path.join(context.output_dir, "result.json"), json.dumps(document, indent=1) + "\n")
@@ -5333,7 +5617,7 @@ def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observ
         context.warn(f"result.json could not be written: {error}")
         document["warnings"].append(context.warnings[-1])
     by_signal = [128 + interrupt.signal] if interrupt.signal else []
-    return document, worst_status([exit_status(result) for result in results] + by_signal)
+    return document, worst_status([exit_status(result) for result in results] + by_signal + [int(not document["success"])])
 
 
 def worst_status(statuses: Iterable[int]) -> int:
@@ -5495,6 +5779,10 @@ def make_parser() -> Any:
     add("--model", metavar="M", help="the model, instead of the spec's")
     add("--max-turns", metavar="N", type=option(positive(int), "a whole number above 0"),
         help="the most turns an attempt may take")
+    add("--budget", metavar="USD", type=option(positive(float), "an amount in USD above 0, such as 2.50"),
+        help="the most that the whole spec may cost; nothing is started when it is used up")
+    add("--max-wait", metavar="S", type=option(seconds_or_none, "seconds, 0 or more"), default=MAX_WAIT_S,
+        help=f"how long to wait in all for limits, overload and network trouble to pass (default {MAX_WAIT_S}); longer: exit status 4")
     add("--cwd", metavar="DIR", default=".", help="where Claude works (default: here)")
     add("--permissions", choices=("skip", "allowed"), default="skip",
         help="skip (default): --dangerously-skip-permissions; allowed: only the listed tools")
@@ -5521,6 +5809,10 @@ def option(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]
         except ValueError:
             raise argparse.ArgumentTypeError(f"found {text!r}; expected {expected}") from None
     return read
+
+
+def seconds_or_none(text: str) -> float:
+    return 0.0 if re.fullmatch(r"0+(?:\.0*)?", text) else positive(float)(text)
 
 
 def not_negative(text: str) -> int:

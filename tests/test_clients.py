@@ -129,6 +129,7 @@ class Cable:
         self.port = self._listener.getsockname()[1]
         self._ends: list[socket.socket] = []
         self.taken = 0
+        self.is_dead = False  # whoever comes is hung up on
         threading.Thread(target=self._take, daemon=True).start()
 
     def _take(self) -> None:
@@ -137,6 +138,9 @@ class Cable:
                 near, _ = self._listener.accept()
             except OSError:
                 return  # unplugged
+            if self.is_dead:
+                near.close()
+                continue
             far = socket.create_connection(("127.0.0.1", self._port))
             self._ends += [near, far]
             self.taken += 1
@@ -428,8 +432,55 @@ class TestBridgeClient:
             client.close()
         assert (output.text(), ended.status, ended.exit_code) == ("before\nafter\n", "completed", 3)
 
+    def test_a_cable_that_is_dead_for_a_while_is_waited_for(self, client_kind, bridge):
+        output = Output()
+        with Cable(bridge.port) as cable:
+            client = cc.BridgeClient(address_of(bridge, port=cable.port))
+            started = client.start([sys.executable, "-c", WRITER % (60, 500, 0.02)])
+
+            def take(stream: str, data: str) -> None:
+                output(stream, data)
+                if cable.taken == 1 and not cable.is_dead:
+                    cable.is_dead = True
+                    cable.cut()
+                    threading.Timer(1.0, setattr, (cable, "is_dead", False)).start()
+
+            ended = client.follow(started, take)
+            client.close()
+        assert (output.text(), ended.status, ended.exit_code) == (expected(60, 500), "completed", 0)
+
+    def test_an_idle_connection_that_broke_is_made_again_for_the_next_start(self, client_kind, bridge):
+        output = Output()
+        with Cable(bridge.port) as cable:
+            client = cc.BridgeClient(address_of(bridge, port=cable.port))
+            client.run(["true"], Output())
+            cable.cut()
+            client.run(["echo", "again"], output)
+            client.close()
+        assert output.text() == "again\n"
+
+    def test_a_process_whose_start_was_not_answered_is_found_and_not_started_twice(self, client_kind, bridge, tmp_path):
+        output = Output()
+        with Cable(bridge.port) as cable:
+            client = cc.BridgeClient(address_of(bridge, port=cable.port))
+            receive = client._receive
+
+            def lose(timeout: float):
+                """The bridge has carried it out, and the answer is lost with the connection."""
+                wait_until((tmp_path / "starts").exists, "it was started")
+                client._receive = receive
+                cable.cut()
+                return receive(timeout)
+
+            client._receive = lose
+            ended = client.run(["sh", "-c", "echo x >>starts; sleep 0.5; cat starts"], output, cwd=str(tmp_path))
+            client.close()
+            connections = cable.taken
+        assert (output.text(), ended.exit_code, connections) == ("x\n", 0, 3)
+
     def test_a_bridge_that_is_killed_is_lost_for_good(self, client_kind, bridge):
         client = cc.BridgeClient(address_of(bridge))
+        client.TAKE_UP_S = 0.5
         started = client.start(["sh", "-c", "echo ready; exec sleep 600"])
 
         def take(stream: str, data: str) -> None:

@@ -206,7 +206,7 @@ def test_verdicts_and_summary_go_to_stdout_and_progress_to_stderr(run_cc, stand_
     ([*WRITES, {"exit": 1}], ["--retries", "0"], 1, "error", "interrupted"),
     ([{"api_error": {"text": "Not logged in · Please run /login", "error": "authentication_failed"}}], [], 3, "error", "authentication"),
     ([{"api_error": {"text": "Credit balance is too low", "status": 400, "error": "billing_error"}}], [], 3, "error", "billing"),
-    ([{"api_error": {"text": "API Error: 529 Overloaded.", "status": 529, "error": "overloaded"}}], [], 4, "error", "overloaded"),
+    ([{"api_error": {"text": "API Error: 529 Overloaded.", "status": 529, "error": "overloaded"}}], ["--max-wait", "0"], 4, "error", "overloaded"),
 ])
 def test_exit_status(run, stand_in, steps, options, status, ending, kind):
     done = run(SPEC, *options, agent=stand_in(steps))
@@ -297,7 +297,7 @@ def test_where_a_list_stops(run, stand_in, options, ending, exit_code):
 
 @pytest.mark.parametrize("error, status", [({"text": "Not logged in · Please run /login"}, 3), ({"text": "API Error: 529 Overloaded.", "status": 529, "error": "overloaded"}, 4)])
 def test_what_will_fail_again_stops_the_list_even_with_keep_going(run, stand_in, error, status):
-    done = run(LIST, "--keep-going", agent=stand_in([{"api_error": error}]))
+    done = run(LIST, "--keep-going", "--max-wait", "0", agent=stand_in([{"api_error": error}]))
     assert (statuses(done.json()), done.returncode) == (["error", "skipped", "skipped"], status)
 
 

@@ -88,7 +88,7 @@ def test_what_is_left_out_of_a_good_answer_is_not_met(run):
 def test_nobody_is_asked_when_all_is_proved_or_the_agent_did_not_do_its_part(run):
     proved, starts = run(answers(), spec="Task: Create notes.md with words\nSuccess Criteria: notes.md exists\n")
     assert proved["confidence"] == "proved" and len(starts) == 1
-    failed, starts = run(answers(row(1, True), row(2, True)), work=[{"api_error": {"text": "API Error: 500"}}])
+    failed, starts = run(answers(row(1, True), row(2, True)), work=[{"api_error": {"text": "Something went wrong"}}])
     assert not failed["success"] and len(starts) == 1
 
 

@@ -151,14 +151,14 @@ def test_a_login_that_is_refused_ends_at_once_with_the_next_step(run):
 ], ids=["unknown model", "credit", "too long", "529", "500", "429", "dropped"])
 def test_errors_of_the_api_are_told_apart(run, answer, kind, hint, status):
     with ScriptedApi(lambda request: answer) as api:
-        done = run(api, f"Task: {PROMPT}\n", "--retries", "0", env={"CLAUDE_CODE_MAX_RETRIES": "1"})
+        done = run(api, f"Task: {PROMPT}\n", "--retries", "0", "--max-wait", "0", env={"CLAUDE_CODE_MAX_RETRIES": "1"})
     assert ((the_error(done) or {}).get("kind"), (the_error(done) or {}).get("retry_hint"), done.returncode) == (kind, hint, status), done.stdout
 
 
 def test_an_api_that_is_not_there_is_a_network_error(run):
     with ScriptedApi([]) as api:
         pass
-    done = run(api, f"Task: {PROMPT}\n", env={"CLAUDE_CODE_MAX_RETRIES": "1"})
+    done = run(api, f"Task: {PROMPT}\n", "--max-wait", "0", env={"CLAUDE_CODE_MAX_RETRIES": "1"})
     assert (the_error(done)["kind"], done.returncode) == ("network", 4)
 
 

@@ -21,7 +21,7 @@ def attempt(number: int = 1, error: Optional[str] = None, timeout: float = 60.0,
             session: Optional[str] = "s", changed: bool = True,
             prompt: str = TASK.prompt) -> Attempt:
     told = AgentError(error, f"{error} happened") if error else None
-    return Attempt(number, prompt, (), timeout, 0, 1.0, session, None, None, None, told, "", verdicts, changed_something=changed)
+    return Attempt(number, prompt, (), timeout, 0, 1.0, session, None, None, None, told, "", verdicts, changed_something=changed, retry=number > 1)
 
 
 # ---- The refined prompt. ----
