@@ -16,7 +16,7 @@ Run it:       python cc_execute.py spec.txt            (--help shows all options
 Import it:    cc_execute.run_spec("spec.txt") -> dict  (the --json document)
 
 Exit status:  0 every task passed · 1 a task failed · 2 bad spec or usage · 3 the environment is not ready
-              4 a limit has to pass first · 128+n ended by signal n (130: Ctrl-C)
+              4 a limit takes longer than --max-wait · 128+n ended by signal n (130: Ctrl-C)
 Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults of --bridge, --claude, --store
               CC_BRIDGE_TOKEN   the token of a named bridge that keeps no token file here
               XDG_DATA_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR   where history, transcripts and the bridge's token live
@@ -5745,10 +5745,11 @@ EXAMPLES = """examples:
   cc_execute.py --dry-run spec.txt              show what would be run and checked; runs nothing
   cc_execute.py spec.txt --json >result.json    for a CI job: one JSON document, and the exit status
   cc_execute.py --task 2 --keep-going plan.md   only task 2 of a list
+  cc_execute.py plan.md --budget 5 --max-wait 18000   spend at most $5; sit out a usage limit of up to five hours
   cc_execute.py --stats                         how often specs succeed, and how long they take
 
-exit status: 0 every task passed, 1 a task failed, 2 bad spec or usage, 3 not ready (claude, login, bridge), 4 a limit has
-to pass first, 130 Ctrl-C"""
+exit status: 0 every task passed, 1 a task failed, 2 bad spec or usage, 3 not ready (claude, login, bridge), 4 a limit
+takes longer than --max-wait, 130 Ctrl-C"""
 HINT = """cc_execute has Claude Code do a written piece of work and proves that it was done. Give it a spec:
   python cc_execute.py spec.txt
 where spec.txt says, for example:

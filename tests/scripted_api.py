@@ -14,7 +14,8 @@ The CLI really carries out a tool use, and its next request carries the tool's r
     {"text": "…"}  {"tool": NAME, "input": {…}}       one block, or with both the text before the tool use
     {"blocks": [{"text": …}, {"tool": …}, …]}         any blocks in one message
     {"status": 529, "type": "overloaded_error", "message": "…", "headers": {"retry-after": "1"}}      an HTTP error
-    {"drop": true}                                    the connection is closed without an answer; beside blocks: closed after them
+    {"drop": true}                                    the connection is closed without an answer; beside blocks: closed after them,
+                                                      or with "block" in the middle of the last one
     beside any of these: "sleep": seconds before the answer, "stall": seconds between the blocks and the end of the message,
     "stop_reason": other than end_turn or tool_use, "usage": {"input_tokens": …, "output_tokens": …}
 
@@ -110,11 +111,13 @@ def opening_events(step: Step, request: Request) -> Iterator[dict]:
     yield {"type": "message_start", "message": {
         "id": f"msg_{request.number:04}", "type": "message", "role": "assistant", "model": request.body["model"], "content": [],
         "stop_reason": None, "stop_sequence": None, "usage": usage}}
-    for index, block in enumerate(step_blocks(step)):
+    blocks = step_blocks(step)
+    for index, block in enumerate(blocks):
         start, delta = content_block(block, request.number, index)
         yield {"type": "content_block_start", "index": index, "content_block": start}
         yield {"type": "content_block_delta", "index": index, "delta": delta}
-        yield {"type": "content_block_stop", "index": index}
+        if step.get("drop") != "block" or index < len(blocks) - 1:
+            yield {"type": "content_block_stop", "index": index}
 
 
 def closing_events(step: Step) -> Iterator[dict]:

@@ -155,6 +155,169 @@ def test_errors_of_the_api_are_told_apart(run, answer, kind, hint, status):
     assert ((the_error(done) or {}).get("kind"), (the_error(done) or {}).get("retry_hint"), done.returncode) == (kind, hint, status), done.stdout
 
 
+# ---- What passes, and what a second try mends. ----
+
+def in_turn(*answers: dict, then: dict = SAYS_DONE):
+    """These answers to the requests one after the other, then always the last."""
+    left = list(answers)
+    return lambda request: left.pop(0) if left else then
+
+
+RETRY_ONCE = {"CLAUDE_CODE_MAX_RETRIES": "1"}
+CONFIG_SPEC = f"Task: {PROMPT}\nSuccess Criteria: 1) config.py contains DATABASE_URL, 2) Uses the Write tool\n"
+SLOW_DOWN = error(429, "rate_limit_error", "slow down", **{"retry-after": "1"})
+
+
+@pytest.mark.parametrize("answer, kind", [
+    (SLOW_DOWN, "rate_limit"), (error(529, "overloaded_error", "Overloaded"), "overloaded"), ({"drop": True}, "network"),
+    ({"text": "half of", "drop": "block"}, "network"),
+], ids=["429", "529", "hung up", "half a stream"])
+def test_what_passes_is_waited_for_and_the_session_goes_on(run, answer, kind):
+    """It comes in the middle of the work, and the CLI gives up before it has passed."""
+    with ScriptedApi(in_turn(WRITES, answer, answer)) as api:
+        done = run(api, CONFIG_SPEC, env=RETRY_ONCE)
+        asked = prompts(api.requests[-1])
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = the_attempts(done)
+    assert (first["error"]["kind"], second["command"][-2:]) == (kind, ["--resume", first["session_id"]])
+    assert asked[0].strip() == PROMPT and asked[-1] == "continue" and second["session_id"] == first["session_id"]
+    assert [c["confidence"] for c in second["criteria"]] == ["proved", "proved"] and "waiting for the" in done.stderr
+
+
+def test_what_a_resumed_session_costs_is_counted_once(run):
+    usage = {"usage": {"input_tokens": 100_000, "output_tokens": 1000}}
+    with ScriptedApi(in_turn({**WRITES, **usage}, SLOW_DOWN, SLOW_DOWN, then={**SAYS_DONE, **usage})) as api:
+        done = run(api, CONFIG_SPEC, env=RETRY_ONCE)
+    costs = [attempt["cost_usd"] for attempt in the_attempts(done)]
+    assert costs[0] == costs[1] > 0 and done.json()["cost_usd"] == pytest.approx(2 * costs[0])
+
+
+def test_a_limit_that_passes_within_the_cli_s_own_tries_is_left_to_it(run):
+    with ScriptedApi(in_turn(SLOW_DOWN, WRITES)) as api:
+        done = run(api, CONFIG_SPEC)
+    assert done.returncode == 0 and len(the_attempts(done)) == 1
+
+
+def test_a_pause_longer_than_the_time_limit_leaves_is_cut_and_told(run):
+    pause = error(429, "rate_limit_error", "slow down", **{"retry-after": "50"})
+    with ScriptedApi(lambda request: pause) as api:
+        done = run(api, CONFIG_SPEC, "--timeout", "20", "--max-wait", "5", timeout=60)
+        asked = len(api.requests)
+    assert (done.returncode, asked, the_error(done)["kind"]) == (4, 1, "rate_limit"), done.stdout + done.stderr
+    assert the_error(done)["retry_after"] == 50 and the_attempts(done)[0]["duration"] < 15
+    assert_nothing_runs()
+
+
+def test_half_a_stream_that_the_cli_takes_for_an_answer_proves_nothing(run):
+    """Cut between two blocks it calls the run a success."""
+    with ScriptedApi(in_turn({"text": "I'll write config.py with DATABASE_URL.", "drop": True}, WRITES)) as api:
+        done = run(api, CONFIG_SPEC, "--retries", "1")
+    assert (done.returncode, [all(c["met"] for c in attempt["criteria"]) for attempt in the_attempts(done)]) == (0, [False, True])
+
+
+@pytest.mark.parametrize("answer, told", [
+    (error(400, "invalid_request_error", "prompt is too long: 250000 tokens > 200000 maximum"), "too long"),
+    ({"text": "and so on, ", "stop_reason": "max_tokens"}, "output token maximum"),
+], ids=["prompt too long", "output token limit"])
+def test_too_much_is_tried_again_with_less(run, answer, told):
+    def reply(request):
+        is_shorter = "Keep the answer short" in prompts(request.body)[0]
+        return answer if not is_shorter else WRITES if turn(request.body) == 0 else SAYS_DONE
+
+    with ScriptedApi(reply) as api:
+        done = run(api, CONFIG_SPEC + "Retry Strategy: again\n", env=RETRY_ONCE)
+    first, second = the_attempts(done)
+    assert (done.returncode, first["error"]["kind"], first["error"]["retry_hint"]) == (0, "token_limit", "shorter_response")
+    assert told in first["error"]["message"].lower() and first["session_id"] != second["session_id"]
+
+
+def test_a_cli_that_is_killed_is_resumed_once(run):
+    killed = {"text": "I kill myself.", "tool": "Bash", "input": {"command": "kill -9 $PPID"}}
+    with ScriptedApi(in_turn(killed, WRITES)) as api:
+        done = run(api, CONFIG_SPEC)
+        asked = prompts(api.requests[-1])
+    first, second = the_attempts(done)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (first["error"]["kind"], first["cost_usd"], second["prompt"], asked[-1]) == ("interrupted", None, "continue", "continue")
+    assert any("not known" in warning for warning in done.json()["warnings"])
+    assert_nothing_runs()
+
+
+def test_a_command_that_fails_and_is_repaired_is_no_error(run):
+    test = {"tool": "Bash", "input": {"command": "python3 check.py"}}
+    with ScriptedApi(in_turn(test, {"tool": "Write", "input": {"file_path": "check.py", "content": "print('all good')\n"}}, test)) as api:
+        done = run(api, "Task: Make check.py run\nSuccess Criteria: 1) No errors, 2) Output contains \"all good\", 3) Command exits with code 0\n")
+        failed = tool_results(api.requests[1])[0]
+    assert failed["is_error"] and done.returncode == 0, done.stdout + done.stderr
+    assert [c["confidence"] for c in the_attempts(done)[0]["criteria"]] == ["proved"] * 3
+
+
+LEAVES = {"tool": "Bash", "input": {"command": "sleep 60", "run_in_background": True}}
+
+
+def test_a_command_in_the_background_is_told_of_and_ends_with_its_session(run):
+    """Where the user's environment allows them: the CLI ends what is left a few seconds after its result."""
+    with ScriptedApi(in_turn(LEAVES)) as api:
+        done = run(api, "Task: Run the tests\nSuccess Criteria: No errors\nRetry Strategy: again\n", env={"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"})
+        asked = [prompts(body)[0] for body in api.requests if turn(body) == 0]
+    assert any("sleep 60" in warning and "background" in warning for warning in done.json()["warnings"])
+    assert (done.json()["tasks"][0]["success"], done.returncode) == (False, 1) or "`sleep 60` was still running" in asked[1]
+    assert_nothing_runs()
+
+
+def test_the_environment_keeps_commands_out_of_the_background(run):
+    with ScriptedApi(in_turn(LEAVES)) as api:
+        done = run(api, "Task: Run the tests\n")
+        refused = tool_results(api.requests[1])[0]
+    assert refused["is_error"] and "run_in_background" in refused["content"]
+    assert [warning for warning in done.json()["warnings"] if "background" in warning] == []
+
+
+# ---- Money. ----
+
+DEAR = {"usage": {"input_tokens": 100_000, "output_tokens": 1000}}   # half a dollar and more
+
+
+def test_a_budget_ends_the_run_that_exceeds_it_and_starts_no_other(run):
+    with ScriptedApi(lambda request: {**WRITES, **DEAR}) as api:
+        done = run(api, CONFIG_SPEC + "Retry Strategy: again\n", "--budget", "0.4")
+    attempt, = the_attempts(done)
+    assert (done.returncode, attempt["error"]["kind"]) == (1, "budget") and "--budget" in attempt["error"]["message"]
+    assert done.json()["cost_usd"] == attempt["cost_usd"] > 0.4 and attempt["command"][attempt["command"].index("--max-budget-usd") + 1] == "0.4"
+
+
+def test_what_is_left_of_a_budget_goes_along_and_nothing_starts_when_it_is_used_up(run):
+    with ScriptedApi(lambda request: {**SAYS_DONE, **DEAR}) as api:
+        done = run(api, THREE, "--budget", "1", "--keep-going")
+        asked = len(api.requests)
+    tasks = done.json()["tasks"]
+    first, second = (task["attempts"][0] for task in tasks[:2])
+    left = second["command"][second["command"].index("--max-budget-usd") + 1]
+    assert float(left) == pytest.approx(1 - first["cost_usd"], abs=1e-5) and asked == 2 and done.returncode == 1
+    assert ([task["status"] for task in tasks], second["error"]["kind"]) == (["failed", "error", "skipped"], "budget")
+
+
+# ---- Lists: each task has a fresh Claude. ----
+
+THREE = "".join(f"## Task {number}: {name}\nCreate {name}.txt with {name}.\nSuccess Criteria: {name}.txt exists\n\n" for number, name in enumerate("abc", 1))
+
+
+@pytest.mark.parametrize("options, statuses", [([], ["passed", "failed", "skipped"]), (["--keep-going"], ["passed", "failed", "passed"])])
+def test_a_list_whose_middle_task_fails(run, options, statuses):
+    def answer(request):
+        name = prompts(request.body)[0].split()[1]
+        is_work = turn(request.body) == 0 and name != "b.txt"
+        return {"tool": "Write", "input": {"file_path": name, "content": name}} if is_work else SAYS_DONE
+
+    with ScriptedApi(answer) as api:
+        done = run(api, THREE, *options)
+        fresh = [prompts(body) for body in api.requests if turn(body) == 0]
+    assert ([task["status"] for task in done.json()["tasks"]], done.returncode) == (statuses, 1)
+    assert fresh == [[f"Create {name}.txt with {name}."] for name, status in zip("abc", statuses) if status != "skipped"]
+    sessions = {task["attempts"][0]["session_id"] for task in done.json()["tasks"] if task["attempts"]}
+    assert len(sessions) == len(fresh)
+
+
 def test_an_api_that_is_not_there_is_a_network_error(run):
     with ScriptedApi([]) as api:
         pass

@@ -5,9 +5,8 @@ from typing import NamedTuple, Optional
 
 import pytest
 
-from cc_execute import (AgentError, Attempt, Evidence, Next, Stop, Task, Verdict, judge, parse_task_request, plan_retry,
-                        read_criteria, refined_prompt,
-                        refinement)
+from cc_execute import (AgentError, Attempt, CommandResult, Evidence, Next, Stop, Task, ToolCall, Verdict, judge, parse_task_request,
+                        plan_retry, read_criteria, refined_prompt, refinement)
 
 TASK = Task(1, None, 1, "Create config.py with X.", ("File config.py exists", "Contains X"), 60.0, "be more specific")
 
@@ -18,9 +17,8 @@ def unmet(text: str = "File config.py exists", evidence: str = "config.py does n
 
 
 def attempt(number: int = 1, error: Optional[str] = None, timeout: float = 60.0, verdicts: tuple = (unmet(),),
-            session: Optional[str] = "s", changed: bool = True,
-            prompt: str = TASK.prompt) -> Attempt:
-    told = AgentError(error, f"{error} happened") if error else None
+            session: Optional[str] = "s", changed: bool = True, prompt: str = TASK.prompt, after: Optional[float] = None) -> Attempt:
+    told = AgentError(error, f"{error} happened", retry_after=after) if error else None
     return Attempt(number, prompt, (), timeout, 0, 1.0, session, None, None, None, told, "", verdicts, changed_something=changed, retry=number > 1)
 
 
@@ -153,6 +151,100 @@ def test_it_is_resumed_once_only():
 def test_without_a_session_there_is_nothing_to_resume():
     step = plan_retry(TASK, [attempt(error="interrupted", session=None)], 2, None)
     assert isinstance(step, Stop) or step.resume is None
+
+
+# ---- Limits. ----
+
+def limit(number: int = 1, kind: str = "rate_limit", after: Optional[float] = None, **more) -> Attempt:
+    return attempt(number, error=kind, after=after, verdicts=(), **more)._replace(retry=False)
+
+
+def resumed(number: int, error: Optional[str] = None, num_turns: Optional[int] = 2) -> Attempt:
+    return attempt(number, error=error, prompt="continue")._replace(resumed=True, retry=False, num_turns=num_turns)
+
+
+@pytest.mark.parametrize("kind", ["rate_limit", "usage_limit", "overloaded", "network"])
+def test_a_limit_is_waited_for_and_its_session_goes_on_without_a_retry(kind):
+    assert plan_retry(TASK, [limit(kind=kind, after=30.0)], 0, None, 900.0, jitter=0.0) == Next("continue", 60.0, "s", 30.0, False)
+
+
+def test_without_a_session_what_was_last_asked_for_is_asked_again():
+    refined = attempt(prompt="Create config.py with X.\n\nIMPORTANT: x")
+    step = plan_retry(TASK, [attempt(), refined, limit(3, session=None, prompt=refined.prompt)], 2, None, 900.0)
+    assert (step.prompt, step.resume) == (refined.prompt, None)
+    assert plan_retry(TASK, [limit(), resumed(2, "network")._replace(session_id=None)], 2, None, 900.0).prompt == TASK.prompt
+
+
+@pytest.mark.parametrize("in_a_row, least, most", [(1, 2.5, 5), (2, 5, 10), (3, 10, 20), (4, 20, 40), (5, 40, 80)])
+def test_what_names_no_time_is_waited_for_longer_each_time_with_jitter(in_a_row, least, most):
+    attempts = [limit(number) for number in range(1, in_a_row + 1)]
+    waits = [plan_retry(TASK, attempts, 0, None, 900.0, jitter=jitter).wait for jitter in (0.0, 0.5, 1.0)]
+    assert waits == [least, (least + most) / 2, most]
+
+
+@pytest.mark.parametrize("named, wait", [(0.0, 2.5), (1.0, 1.0), (42.0, 42.0), (900.0, 900.0)])
+def test_the_time_that_was_named_is_waited(named, wait):
+    assert plan_retry(TASK, [limit(after=named)], 0, None, 900.0, jitter=0.0).wait == wait
+    assert wait <= plan_retry(TASK, [limit(after=named)], 0, None, 900.0, jitter=1.0).wait <= wait + 5
+
+
+def test_five_in_a_row_are_waited_for_and_not_six():
+    attempts = [limit(number, after=1.0) for number in range(1, 6)]
+    assert isinstance(plan_retry(TASK, attempts, 0, None, 900.0), Next)
+    assert "5 times in a row" in plan_retry(TASK, attempts + [limit(6, after=1.0)], 0, None, 900.0).reason
+    assert isinstance(plan_retry(TASK, attempts + [resumed(6), limit(7, after=1.0)], 0, None, 900.0), Next)
+
+
+def test_a_session_that_is_gone_does_not_make_the_waits_endless():
+    attempts = []
+    while not attempts or isinstance(plan_retry(TASK, attempts, 0, None, 900.0), Next):
+        gone = bool(attempts) and plan_retry(TASK, attempts, 0, None, 900.0).resume
+        attempts.append(resumed(len(attempts) + 1, "interrupted", 0) if gone else limit(len(attempts) + 1, after=0.1))
+    assert len(attempts) == 11
+
+
+@pytest.mark.parametrize("named, patience", [(901.0, 900.0), (1.0, 0.5), (None, 0.0), (5.0, 0.0)])
+def test_what_takes_longer_than_may_be_waited_ends_it(named, patience):
+    step = plan_retry(TASK, [limit(after=named)], 2, None, patience, now=0.0)
+    assert isinstance(step, Stop) and "--max-wait" in step.reason and ("then" in step.reason if named else "later" in step.reason)
+
+
+def test_a_session_that_is_gone_is_begun_anew_without_a_retry():
+    step = plan_retry(TASK, [attempt(error="interrupted"), resumed(2, "interrupted", 0)], 0, None)
+    assert step == Next(TASK.prompt, 60.0, retry=False)
+
+
+def test_two_failures_alike_count_as_such_across_a_limit():
+    attempts = [attempt(), limit(2, changed=False), resumed(3)._replace(changed_something=False)]
+    assert "same way" in plan_retry(TASK, attempts, 2, None).reason
+    attempts[1] = limit(2, changed=True)
+    assert isinstance(plan_retry(TASK, attempts, 2, None), Next)
+
+
+def test_work_left_running_is_spoken_of():
+    step = plan_retry(TASK, [attempt()._replace(unfinished=("npm test",))], 2, None)
+    assert "`npm test` was still running in the background" in step.prompt
+
+
+def test_nothing_to_say_leaves_the_prompt_as_it_is():
+    assert refined_prompt(TASK._replace(retry_strategy=None), "") == TASK.prompt
+
+
+# ---- What was found, cut to its telling end. ----
+
+def test_a_failed_command_is_told_by_the_end_of_its_output(workspace):
+    output = "".join(f"test_{number} passed\n" for number in range(2000)) + "E   assert 1 == 2\nFAILED test_x.py::test_last\n"
+    evidence = Evidence(str(workspace), run=lambda command: CommandResult(1, output))
+    advice = refinement(judge(read_criteria(["`pytest -q`"]), evidence))
+    assert "exit code 1" in advice and advice.count("\n") == 0 and len(advice) < 800
+    assert "E assert 1 == 2 · FAILED test_x.py::test_last" in advice.replace("   ", " ") and "test_1 passed" not in advice
+
+
+def test_a_failed_call_is_told_by_its_error_and_not_by_its_beginning(workspace):
+    trace = "Exit code 1\nTraceback (most recent call last):\n" + '  File "x.py", line 1, in <module>\n' * 100 + "KeyError: 'port'"
+    evidence = Evidence(str(workspace), calls=(ToolCall("Bash", {"command": "python3 x.py"}, trace, True, True),))
+    advice = refinement(judge(read_criteria(["No errors"]), evidence))
+    assert "KeyError: 'port'" in advice and "python3 x.py" in advice
 
 
 def test_after_too_long_an_answer_a_shorter_one_is_asked_for():
