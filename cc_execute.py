@@ -1757,7 +1757,8 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
     ending = read_ending(stream, ended, stderr)
     kind = ending_kind(stream, ended, ending)
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else ended.signal
-    message = ending.text or (f"It ended with {result.get('subtype')}" if result else f"It ended without a result, {how}")
+    used_up = {"max_turns": "It used up its turns", "budget": "It used up its budget"}.get(kind)
+    message = ending.text or used_up or (f"It ended with {result.get('subtype')}" if result else f"It ended without a result, {how}")
     after = read_retry_after(stream, ended, ending.text, now) if kind in LIMITS + ("billing",) else None
     passes = f" It passes {describe_moment(now + after, now)}." if after else ""
     return make_error(kind, shorten(message, 500).rstrip(".") + "." + passes, after)
@@ -1772,7 +1773,8 @@ def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
     if ended.cause in ("doomed", "waiting") or (retry and not said and not result.get("result")):
         told = {"doomed": f"The API refuses every request ({error})",
                 "waiting": f"The API lets nothing through for {stream.retry_delay:.0f} s ({error}), longer than the time limit leaves"}
-        return Ending(retry.get("error_status"), error, said or told.get(ended.cause, f"It ended while the API refused requests ({error})"))
+        otherwise = f"It ended while the API refused requests ({error})"
+        return Ending(retry.get("error_status"), error, said or told.get(ended.cause, otherwise))
     if stream.result is None:
         lines = [line for line in stderr.strip().splitlines() if line.strip()]
         return Ending(None, error, said or ("" if ended.signal else " ".join(lines[-3:])))
@@ -1786,7 +1788,8 @@ def ending_kind(stream: Stream, ended: Ended, ending: Ending) -> str:
     """In this order: the result's subtype, its reasons and a rejected limit, status and error fields, then the text."""
     result, text = stream.result or {}, ending.text.replace("’", "'").lower()
     known = (SUBTYPES.get(str(result.get("subtype"))) or REASONS.get(str(result.get("terminal_reason")) if not ended.cause else "")
-             or STARTUP_FAILURES.get(str(result.get("startup_failure_reason"))) or ("refusal" if result.get("stop_reason") == "refusal" else None))
+             or STARTUP_FAILURES.get(str(result.get("startup_failure_reason")))
+             or ("refusal" if result.get("stop_reason") == "refusal" else None))
     if known:
         return known
     if stream.rejected:
@@ -1805,14 +1808,16 @@ CLOCK = r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?(?::\d\d)?\s*(?P<half>[ap]\.?m\
 ZONE = r"(?:\s*\((?P<zone>[\w/+-]+)\)|\s*(?P<utc>utc|gmt|z)\b)?"
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+SPAN = r"(?:\d+(?:\.\d+)? ?(?:hours?|h|minutes?|mins?|m|seconds?|secs?|s)\b[, ]*)+"
+RESET = r"\breset(?:s|ting)?(?: at| on)?"
 RESET_FORMS = tuple(re.compile(pattern) for pattern in (
     r"\|(?P<epoch>\d{10,13})\b",
     r"retry[- _]after\W{0,4}(?P<seconds>\d+(?:\.\d+)?)",
-    r"\b(?:try again|retry(?:ing)?|resets?|wait)(?: in| after| for)? (?P<span>(?:\d+(?:\.\d+)? ?(?:hours?|h|minutes?|mins?|m|seconds?|secs?|s)\b[, ]*)+)",
-    rf"\breset(?:s|ting)?(?: at| on)? (?P<date>\d{{4}}-\d\d-\d\d)[t ,]+(?:at )?{CLOCK}{ZONE}",
-    rf"\breset(?:s|ting)?(?: at| on)? (?P<month>{'|'.join(MONTHS)})[a-z]* (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?(?: (?P<year>\d{{4}}),?)? (?:at )?{CLOCK}{ZONE}",
-    rf"\breset(?:s|ting)?(?: at| on)? (?P<weekday>{'|'.join(WEEKDAYS)})[a-z]*,? (?:at )?{CLOCK}{ZONE}",
-    rf"\breset(?:s|ting)?(?: at)? {CLOCK}{ZONE}",
+    rf"\b(?:try again|retry(?:ing)?|resets?|wait)(?: in| after| for)? (?P<span>{SPAN})",
+    rf"{RESET} (?P<date>\d{{4}}-\d\d-\d\d)[t ,]+(?:at )?{CLOCK}{ZONE}",
+    rf"{RESET} (?P<month>{'|'.join(MONTHS)})[a-z]* (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?(?: (?P<year>\d{{4}}),?)? (?:at )?{CLOCK}{ZONE}",
+    rf"{RESET} (?P<weekday>{'|'.join(WEEKDAYS)})[a-z]*,? (?:at )?{CLOCK}{ZONE}",
+    rf"{RESET} {CLOCK}{ZONE}",
 ))
 
 
@@ -1857,11 +1862,12 @@ def clock_reset(parts: Mapping[str, Optional[str]], now: float) -> Optional[floa
     zone = read_zone("utc" if parts["utc"] else parts["zone"])
     today = datetime.datetime.fromtimestamp(now, zone).date()
     try:
-        shown = [datetime.datetime(day.year, day.month, day.day, hour, int(parts["minute"] or 0), tzinfo=zone) for day in reset_days(parts, today)]
+        clock = datetime.time(hour, int(parts["minute"] or 0), tzinfo=zone)
+        shown = [datetime.datetime.combine(day, clock) for day in reset_days(parts, today)]
     except ValueError:                # 30 February, 12:75
         return None
-    moments = [clock.timestamp() for clock in shown]
-    again = [clock.replace(fold=1).timestamp() for clock in shown]   # where the clocks go back, an hour is shown twice
+    moments = [each.timestamp() for each in shown]
+    again = [each.replace(fold=1).timestamp() for each in shown]   # where the clocks go back, an hour is shown twice
     moments += [second for first, second in zip(moments, again) if second > first]
     coming = [moment for moment in moments if moment > now - 60]
     if parts.get("date") or parts.get("month"):
@@ -3617,7 +3623,8 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
     result = evidence.run(criterion.command)
     verdict = judge_command_result(criterion, result)
     ending = result.note or f"exit code {result.exit_code}"
-    return verdict if verdict.met else verdict._replace(finding=f"{ending}, and its output ended: {telling_end(result.output) or 'it printed nothing'}")
+    finding = f"{ending}, and its output ended: {telling_end(result.output) or 'it printed nothing'}"
+    return verdict if verdict.met else verdict._replace(finding=finding)
 
 
 def judge_command_result(criterion: Criterion, result: CommandResult) -> Verdict:
@@ -3839,18 +3846,23 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
 
 
 def after_limit(attempts: Sequence[Attempt], patience: float, jitter: float, now: float) -> Union[Next, Stop]:
-    """Wait for the time that was named, else ever longer; then go on in the session, if there is one. It uses up no retry."""
-    last, in_a_row = attempts[-1], waits_in_a_row(attempts)
-    named = last.error.retry_after if last.error else None
+    """Wait, then go on in the session, if there is one. It uses up no retry."""
+    last = attempts[-1]
+    wait = plan_wait(last.error.retry_after if last.error else None, waits_in_a_row(attempts), patience, jitter, now)
+    if isinstance(wait, Stop):
+        return wait
+    return Next(CONTINUE if last.session_id else last_prompt(attempts), last.timeout, last.session_id, wait, retry=False)
+
+
+def plan_wait(named: Optional[float], in_a_row: int, patience: float, jitter: float, now: float) -> Union[float, Stop]:
+    """Seconds to wait for a limit that was met so often in a row: the time that was named, else ever longer. `now` is a Unix time."""
     if in_a_row > WAITS_IN_A_ROW:
         return Stop(f"it was waited for {WAITS_IN_A_ROW} times in a row and has not passed; run this again later")
     if (named or 0.0) > patience or patience <= 0:
         passes = f"it passes {describe_moment(now + named, now)}" if named else "nobody said when it passes"
-        return Stop(f"{passes}, and --max-wait allows {describe_span(patience)} more; run this again {'then' if named else 'later'}")
+        return Stop(f"{passes}, and --max-wait allows {describe_span(max(0.0, patience))} more; run this again {'then' if named else 'later'}")
     backoff = min(BACKOFF_S * 2 ** (in_a_row - 1) * (1 + jitter) / 2, patience)
-    wait = named + min(5.0, named / 10) * jitter if named else backoff
-    prompt = CONTINUE if last.session_id else last_prompt(attempts)
-    return Next(prompt, last.timeout, last.session_id, wait, retry=False)
+    return named + min(5.0, named / 10) * jitter if named else backoff
 
 
 def waits_in_a_row(attempts: Sequence[Attempt]) -> int:
@@ -4818,7 +4830,7 @@ def run_task(task: Task, context: Context) -> TaskResult:
         money = money_left(task, attempts, context)
         if money is not None and money <= 0:
             step = Stop(why_no_money(task, attempts, context))
-        elif step.wait and not wait_for_limit(step.wait, attempts[-1], context):
+        elif step.wait and not wait_for_limit(step.wait, attempts[-1].error.kind if attempts[-1].error else "", context):
             return TaskResult(task, "cancelled", tuple(attempts), run.changes)
         else:
             context.observer.attempt_started(len(attempts) + 1, step.timeout)
@@ -4877,13 +4889,13 @@ def why_no_money(task: Task, attempts: Sequence[Attempt], context: Context) -> s
             else f"the task's budget is used up (${total_cost(attempts) or 0.0:.4f})")
 
 
-def wait_for_limit(seconds: float, attempt: Attempt, context: Context) -> bool:
+def wait_for_limit(seconds: float, kind: str, context: Context) -> bool:
     """Sit a limit out, by whichever clock gets there first (a machine may sleep meanwhile); False if a signal came."""
     context.disconnect()              # nothing runs; a bridge may end meanwhile, and a connection through a tunnel break
     began, clock = time.time(), time.monotonic()
     left = seconds
     while left > 0 and not context.interrupt.signal:
-        context.observer.waiting(attempt.error.kind if attempt.error else "", left)
+        context.observer.waiting(kind, left)
         time.sleep(min(POLL_S, left))
         left = seconds - max(time.monotonic() - clock, time.time() - began)
     context.ledger.waited += min(seconds, time.monotonic() - clock)
@@ -4935,6 +4947,13 @@ class Transcript:
         self._file.close()
 
 
+class JudgeAnswer(NamedTuple):
+    """What the judge said: met and reason by number; else why it said nothing, and the limit or trouble that kept it from it."""
+    rows: Mapping[int, Tuple[bool, str]]
+    trouble: str
+    limit: Optional[AgentError] = None
+
+
 class AttemptRun:
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
@@ -4956,6 +4975,7 @@ class AttemptRun:
         self.cause = ""
         self.lost = ""                # how the bridge was lost while a criterion's command ran
         self.judge_cost: Optional[float] = 0.0
+        self.judge_limit: Optional[AgentError] = None   # why the judge could not be asked: no fault of the work
 
     def carry_out(self) -> Attempt:
         agent = split_agent(str(self.context.options.claude))
@@ -4983,7 +5003,7 @@ class AttemptRun:
             verdicts = self.ask_judge(verdicts)
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
         lost = AgentError("bridge", self.lost) if self.lost else None
-        error = error or lost or self.interrupted(verdicts) or denied(self.stream, verdicts)
+        error = error or lost or self.interrupted(verdicts) or denied(self.stream, verdicts) or self.judge_limit
         attempt = self.report(command, ended, error, verdicts)._replace(started=process is not None)
         if process and ended.survivors:
             self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
@@ -5098,24 +5118,44 @@ class AttemptRun:
         if not left or self.context.interrupt.signal:
             return tuple(verdicts)
         self.context.observer.progress(f"asking the judge, {len(left)} not proved", time.monotonic() - self.started_at)
-        stream, money, spent = Stream(), self.task.budget, self.own_cost()
-        if money is not None:
-            money = 0.0 if spent is None else money - spent
-        try:
-            with contextlib.closing(Transcript(self.transcript.replace(".jsonl", "-judge.jsonl"))) as transcript:
-                prompt = judge_prompt(left, self.evidence(None))
-                used_up = money is not None and money <= 0
-                trouble = "the budget is used up" if used_up else self.run_judge(prompt, stream, transcript, money)
-        except (CallError, BridgeLost, NotReady, OSError) as error:
-            trouble = str(error)
-        stream.finish()
-        self.judge_cost = stream.cost_usd if stream.session_id else 0.0
-        answers = {} if trouble else read_judge(stream.result, len(left))
-        settled = iter(judged(verdict, answers.get(number), trouble) for number, verdict in enumerate(left, 1))
+        prompt, waits = judge_prompt(left, self.evidence(None)), 0
+        while True:
+            answer = self.try_judge(prompt, len(left))
+            wait = self.judge_wait(answer, waits + 1)
+            if not isinstance(wait, float) or not wait_for_limit(wait, str(answer.limit and answer.limit.kind), self.context):
+                break
+            waits += 1
+        self.judge_limit = answer.limit
+        settled = iter(judged(verdict, answer.rows.get(number), answer.trouble) for number, verdict in enumerate(left, 1))
         return tuple(next(settled) if verdict.confidence != "proved" else verdict for verdict in verdicts)
 
-    def run_judge(self, prompt: str, stream: Stream, transcript: Transcript, money: Optional[float]) -> str:
-        """Run the judge to its end; returns why its answer does not count, if so."""
+    def judge_wait(self, answer: JudgeAnswer, in_a_row: int) -> Union[float, Stop, None]:
+        import random
+        if not answer.limit or answer.limit.kind not in LIMITS:
+            return None
+        patience = self.context.options.max_wait - self.context.ledger.waited
+        return plan_wait(answer.limit.retry_after, in_a_row, patience, random.random(), time.time())
+
+    def try_judge(self, prompt: str, count: int) -> JudgeAnswer:
+        """Ask the judge once, if there is money left for it."""
+        stream, money, spent = Stream(), self.task.budget, self.own_cost()
+        if money is not None:
+            money = 0.0 if spent is None or self.judge_cost is None else money - spent - self.judge_cost
+            if money <= 0:
+                return JudgeAnswer({}, "the budget is used up")
+        try:
+            with contextlib.closing(Transcript(self.transcript.replace(".jsonl", "-judge.jsonl"))) as transcript:
+                error = self.run_judge(prompt, stream, transcript, money)
+        except (CallError, BridgeLost, NotReady, OSError) as trouble:
+            return JudgeAnswer({}, str(trouble))
+        if stream.session_id:
+            self.judge_cost = None if None in (stream.cost_usd, self.judge_cost) else stream.cost_usd + self.judge_cost
+        if error:
+            return JudgeAnswer({}, error.message, error if error.kind in LIMITS + STOPPING else None)
+        return JudgeAnswer(read_judge(stream.result, count), "")
+
+    def run_judge(self, prompt: str, stream: Stream, transcript: Transcript, money: Optional[float]) -> Optional[AgentError]:
+        """Run the judge to its end; returns why it has not done its part, if so."""
         def take(source: str, data: str) -> None:
             if source == "stdout":
                 transcript.write(data)
@@ -5127,10 +5167,10 @@ class AttemptRun:
         process = client.start(command, stdin=prompt, stop_signal="SIGINT", label=f"judge of task {self.task.number}",
                                **{**self.surroundings(), "timeout": limit})
         ended = client.follow(process, take, lambda: min(2, self.context.interrupt.count))
+        stream.finish()
         if ended.survivors:
             client.cancel(process)
-        error = classify_ending(stream, ended, "", time.time())
-        return error.message if error else "" if ended.status == "completed" else f"it ended by {ended.status}"
+        return classify_ending(stream, ended, "", time.time())
 
 
 JUDGE_SCHEMA = {
@@ -5373,6 +5413,7 @@ class Terminal(Observer):
         self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.title, self.attempt, self.limit, self.told, self.told_at, self.shown_at = "", 0, 0.0, "", 0.0, 0.0
         self.last: Optional[Attempt] = None
+        self.is_waiting = False
         self.done = 0
 
     def show(self, text: str, stream: Any, end: str = "\n") -> None:
@@ -5405,10 +5446,11 @@ class Terminal(Observer):
         self.last = None
 
     def waiting(self, kind: str, left: float) -> None:
-        now, told = time.monotonic(), f"waiting for {WAITED_FOR.get(kind, 'it')} to pass: {int(left + 0.999) // 60}:{int(left + 0.999) % 60:02} left"
-        if self.last:
+        now, minutes, seconds = time.monotonic(), *divmod(int(left + 0.999), 60)
+        told = f"waiting for {WAITED_FOR.get(kind, 'it')} to pass: {minutes}:{seconds:02} left"
+        if not self.is_waiting:
             self._tell_last()
-            self.told_at = now - WAIT_PACE_S
+            self.is_waiting, self.told_at = True, now - WAIT_PACE_S
         if self.live and told != self.told:
             self._show_live(told)
         elif not self.live and now - self.told_at >= WAIT_PACE_S:
@@ -5416,7 +5458,7 @@ class Terminal(Observer):
             self.say(f"{self.title}: {told}")
 
     def progress(self, doing: str, elapsed: float) -> None:
-        now = time.monotonic()
+        now, self.is_waiting = time.monotonic(), False
         if self.live and (now - self.shown_at >= POLL_S or doing != self.told):
             again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
             self._show_live(f"{elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}")
@@ -5460,8 +5502,12 @@ def task_summary(result: TaskResult) -> str:
     cost = total_cost(result.attempts)
     unknown = any(attempt.paid_usd is None for attempt in result.attempts)
     words = paint(result.status, "green" if result.status == "passed" else "red", sys.stdout) + (f" ({proof})" if proof else "")
-    return (f"  {words} in {last.duration:.1f} s of {last.timeout:g} s, {plural(len(result.attempts), 'attempt')}"
-            + (f", ${cost:.4f}" if cost is not None else "") + (" and a cost that is not known" if unknown else ""))
+    return f"  {words} in {last.duration:.1f} s of {last.timeout:g} s, {plural(len(result.attempts), 'attempt')}" + told_cost(cost, unknown)
+
+
+def told_cost(cost: Optional[float], unknown: bool) -> str:
+    known = "" if cost is None else f", ${cost:.4f}"
+    return known + (f"{' and' if known else ','} a cost that is not known" if unknown else "")
 
 
 def run_summary(document: Mapping[str, Any]) -> str:
@@ -5471,8 +5517,8 @@ def run_summary(document: Mapping[str, Any]) -> str:
     cost = document["cost_usd"]
     unknown = any(attempt["cost_usd"] is None and attempt["session_id"] for task in tasks for attempt in task["attempts"])
     return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
-            + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s"
-            + (f", ${cost:.4f}" if cost is not None else "") + (" and a cost that is not known" if unknown else "") + f"\nTranscripts and result: {document['output_dir']}")
+            + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown)
+            + f"\nTranscripts and result: {document['output_dir']}")
 
 
 SOURCES = {"option": "--timeout", "history": "from the history", "default": "estimated"}

@@ -65,7 +65,7 @@ def test_its_reason_is_the_evidence_and_goes_into_the_retry(run_cc, stand_in):
 
 
 MALFORMED = {
-    "no structured output": {"result": {"total_cost_usd": 0.25}}, "words instead": {"text": "All criteria are met."}, "an error": {"api_error": {"text": "API Error: 500"}},
+    "no structured output": {"result": {"total_cost_usd": 0.25}}, "words instead": {"text": "All criteria are met."}, "an error": {"api_error": {"text": "Something broke"}},
     "a crash": {"exit": 1}, "no list": {"result": {"structured_output": {"verdicts": "met"}}}, "other fields": {"result": {"structured_output": {"met": True}}},
     "a word for a truth": answers(row(1, "true"), row(2, "true")), "no reason": answers({"number": 1, "met": True}, {"number": 2, "met": True}),
     "an empty reason": answers(row(1, True, " "), row(2, True, "")), "other numbers": answers(row(0, True), row(3, True), row(True, True)),
@@ -90,6 +90,23 @@ def test_nobody_is_asked_when_all_is_proved_or_the_agent_did_not_do_its_part(run
     assert proved["confidence"] == "proved" and len(starts) == 1
     failed, starts = run(answers(row(1, True), row(2, True)), work=[{"api_error": {"text": "Something went wrong"}}])
     assert not failed["success"] and len(starts) == 1
+
+
+def test_a_limit_of_the_judge_s_is_waited_for_and_is_no_fault_of_the_work(run, stand_in, run_cc):
+    limited = {"api_error": {"text": "API Error: 429, retry after 0.2", "status": 429, "error": "rate_limit"}}
+    agent = stand_in(WRITES, [limited], [answers(row(1, True), row(2, True))])
+    done = run_cc("-", "--json", "--judge", input=SPEC, env=agent.environment)
+    assert (done.returncode, len(agent.starts())) == (0, 3) and "waiting for the rate limit" in done.stderr
+    agent = stand_in(WRITES, [limited])
+    done = run_cc("-", "--json", "--judge", "--retries", "1", "--max-wait", "0", input=SPEC, env=agent.environment)
+    attempt, = done.json()["tasks"][0]["attempts"]
+    assert (done.returncode, len(agent.starts()), attempt["error"]["kind"]) == (4, 2, "rate_limit")
+
+
+def test_a_login_that_the_judge_lacks_is_exit_3(run, stand_in, run_cc):
+    agent = stand_in(WRITES, [{"api_error": {"text": "Not logged in · Please run /login"}}])
+    done = run_cc("-", "--json", "--judge", "--retries", "1", input=SPEC, env=agent.environment)
+    assert (done.returncode, len(agent.starts())) == (3, 2)
 
 
 def test_strict_takes_the_judges_word(run):
