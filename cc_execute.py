@@ -1438,6 +1438,7 @@ def split_agent(command: str) -> Tuple[str, ...]:
 # ---- Stream: the agent's stdout, in pieces -> Stream. As seen with Claude Code 2.1.197. No I/O. ----
 
 # Errors that an api_retry tells of and that cannot get better: left alone, the CLI asks ten times, for minutes.
+NO_ANSWER = "no answer"
 HOPELESS = ("authentication_failed", "billing_error", "oauth_org_not_allowed", "account_on_hold", "verification_required")
 
 
@@ -1450,7 +1451,7 @@ class Stream:
         self.texts: List[str] = []                    # of the main loop, not of subagents
         self.results: List[Mapping[str, Any]] = []
         self.synthetic: Optional[Mapping[str, Any]] = None   # a message about an error that the CLI wrote itself, if it is the last
-        self.rejected: Optional[Mapping[str, Any]] = None    # rate_limit_info of the last rate_limit_event, if it is a rejection
+        self.rejections: Dict[str, Mapping[str, Any]] = {}   # rate_limit_info of rejections that are in force, by rateLimitType
         self.retrying: Optional[Mapping[str, Any]] = None    # the last api_retry, as long as nothing came after it
         self.unfinished: Tuple[str, ...] = ()         # background work that was still running at the last result
         self.is_over = False                          # a result was seen, and no further turn has begun since
@@ -1499,8 +1500,8 @@ class Stream:
             self.session_id = event.get("session_id") or self.session_id
             self.doing, self.is_over = "thinking", False
         elif subtype == "api_retry":
-            self.doing = f"retrying the API: {event.get('error') or event.get('error_status')}"
             self.retrying = event
+            self.doing = f"retrying the API: {self.retry_error}"
         elif subtype == "task_started":
             self._background[task] = (str(event.get("tool_use_id")), str(event.get("description") or task))
         elif subtype in ("task_notification", "task_updated"):
@@ -1561,12 +1562,26 @@ class Stream:
 
     def _limit(self, event: Mapping[str, Any]) -> None:
         info = as_mapping(event.get("rate_limit_info"))
-        self.rejected = info if info.get("status") == "rejected" and not info.get("isUsingOverage") else None
+        self.rejections.pop(str(info.get("rateLimitType")), None)
+        if info.get("status") == "rejected" and not info.get("isUsingOverage"):
+            self.rejections[str(info.get("rateLimitType"))] = info
+
+    @property
+    def rejected(self) -> Optional[Mapping[str, Any]]:
+        """The rejection that is in force longest; None if there is none."""
+        return max(self.rejections.values(), key=resets_at, default=None)
 
     @property
     def doomed(self) -> bool:
         """The CLI is trying again, for minutes, what cannot get better."""
         return bool(self.retrying and self.retrying.get("error") in HOPELESS)
+
+    @property
+    def retry_error(self) -> str:
+        """Why the CLI asks the API again. Without an HTTP status there was no answer, and the CLI calls the error unknown."""
+        event = as_mapping(self.retrying)
+        error, status = event.get("error"), event.get("error_status")
+        return NO_ANSWER if error in (None, "unknown") and status is None else str(status if error in (None, "unknown") else error)
 
     @property
     def retry_delay(self) -> float:
@@ -1612,6 +1627,13 @@ def read_events(line: str) -> List[Mapping[str, Any]]:
 
 def as_mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def resets_at(info: Mapping[str, Any]) -> float:
+    """When a rejected limit passes, as a Unix time; 0 if it does not say."""
+    value = info.get("resetsAt")
+    epoch = read_number(float(value) if isinstance(value, str) and re.fullmatch(r"\d{1,13}", value) else value, 0.0)
+    return epoch / 1000 if epoch > 10 ** 11 else epoch   # milliseconds
 
 
 def read_number(value: Any, otherwise: Optional[float] = None) -> Any:
@@ -1684,7 +1706,9 @@ FIELD_RULES = (
     FieldRule("token_limit", (413,), ("max_output_tokens",)),
     FieldRule("invalid_request", (404,), ("model_not_found",)),
     FieldRule("rate_limit", (429,), ("rate_limit",), ("usage_limit", "billing")),
-    FieldRule("overloaded", (500, 502, 503, 504, 529), ("overloaded", "server_error"), ("network",)),
+    FieldRule("overloaded", tuple(range(500, 600)), ("overloaded",)),
+    FieldRule("overloaded", (), ("server_error",), ("network",)),
+    FieldRule("network", (), (NO_ANSWER,)),
     FieldRule("invalid_request", (400, 405, 409, 422), ("invalid_request",), ("token_limit", "billing", "authentication", "refusal",
                                                                              "usage_limit")),
 )
@@ -1693,10 +1717,13 @@ TEXT_RULES = (
     TextRule("interrupted", r"no conversation found with session id"),
     TextRule("token_limit", r"(?:prompt|input) is too long|exceeded the \d+ output token maximum|context limit|autocompact is thrashing"
                             r"|(?:request|image|pdf) (?:was |is )?too large"),
-    TextRule("billing", r"credit balance|spend limit|(?:credits|extra usage) (?:is |are )?required|out of credits"),
+    TextRule("billing", r"credit balance|insufficient balance|spend limit|(?:credits|extra usage) (?:is |are )?required|out of credits"),
     TextRule("usage_limit", r"hit your (?:[\w-]+ ){0,3}limit|(?:usage|session|weekly|daily|opus|sonnet|\d+-hour) limit reached"
                             r"|out of extra usage|limit will reset"),
     TextRule("overloaded", r"overloaded|high load|internal server error|server error mid-response|process is refreshing"),
+    TextRule("network", r"unable to connect|connection (?:error|dropped|lost|closed|refused|reset|to the api was lost)|timed out"
+                        r"|fetch failed|mid-stream|empty or malformed response|certificate|socket hang up"
+                        r"|\b(?:econn\w+|enotfound|etimedout|eai_again|epipe)\b"),
     TextRule("authentication", r"not logged in|please run /login|failed to authenticate|login expired|apikeyhelper"
                                r"|invalid (?:api key|x-api-key|bearer token|authentication)|could not resolve authentication"
                                r"|oauth (?:session|token)|organization has (?:been )?disabled|disabled organization"),
@@ -1706,10 +1733,7 @@ TEXT_RULES = (
                                 r"|--session-id can only|current directory no longer exists|settings file exceeds"
                                 r"|configuration file (?:at|not found)|--permission-prompt-tool"),
     TextRule("refusal", r"can't help with this|unable to respond to this request"),
-    TextRule("rate_limit", r"rate limit|rejected \(429\)|temporarily limiting requests|too many requests"),
-    TextRule("network", r"unable to connect|connection (?:error|dropped|lost|closed|refused|reset|to the api was lost)|timed out"
-                        r"|fetch failed|mid-stream|empty or malformed response|certificate|socket hang up"
-                        r"|\b(?:econn\w+|enotfound|etimedout|eai_again|epipe)\b"),
+    TextRule("rate_limit", r"rate limit|rejected \(429\)|temporarily limiting requests|too many (?:requests|tokens)"),
 )
 SUBTYPES = {"error_max_turns": "max_turns", "error_max_budget_usd": "budget"}
 REASONS = {"max_turns": "max_turns", "budget_exhausted": "budget",
@@ -1755,7 +1779,7 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
     if ended.status == "cancelled" and not ended.cause:
         return make_error("bridge", "The bridge was ended, or another client cancelled the agent")
     ending = read_ending(stream, ended, stderr)
-    kind = ending_kind(stream, ended, ending)
+    kind = ending_kind(stream, ended, ending, now)
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else ended.signal
     used_up = {"max_turns": "It used up its turns", "budget": "It used up its budget"}.get(kind)
     message = ending.text or used_up or (f"It ended with {result.get('subtype')}" if result else f"It ended without a result, {how}")
@@ -1768,11 +1792,11 @@ def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
     """The error in the CLI's own words and fields; its stderr counts only if it gave no result and no signal ended it."""
     event, result, retry = stream.synthetic or {}, stream.result or {}, as_mapping(stream.retrying)
     said = " ".join(str(block.get("text", "")) for block in blocks_of(as_mapping(event.get("message"))))
-    error = str(event.get("error") or retry.get("error") or "")
+    error = str(event.get("error") or (stream.retry_error if retry else ""))
     status = result.get("api_error_status") if stream.result else retry.get("error_status")
     if ended.cause in ("doomed", "waiting") or (retry and not said and not result.get("result")):
         told = {"doomed": f"The API refuses every request ({error})",
-                "waiting": f"The API lets nothing through for {stream.retry_delay:.0f} s ({error}), longer than the time limit leaves"}
+                "waiting": f"The API was to be asked again in {stream.retry_delay:.0f} s ({error}), longer than the time limit leaves"}
         otherwise = f"It ended while the API refused requests ({error})"
         return Ending(retry.get("error_status"), error, said or told.get(ended.cause, otherwise))
     if stream.result is None:
@@ -1780,19 +1804,19 @@ def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
         return Ending(None, error, said or ("" if ended.signal else " ".join(lines[-3:])))
     errors = result.get("errors")
     text = str(result.get("result") or said or ("; ".join(map(str, errors)) if isinstance(errors, list) else ""))
-    told_status = re.match(r"(?:failed to authenticate\. )?API Error: (\d{3})\b", text, re.I)
-    return Ending(status if isinstance(status, int) else int(told_status[1]) if told_status else None, error, text)
+    told = re.match(r"(?:failed to authenticate\. )?API Error[: (]+(\d{3})\b", text, re.I) or re.match(r"(\d{3})$", str(status))
+    return Ending(status if isinstance(status, int) else int(told[1]) if told else None, error, text)
 
 
-def ending_kind(stream: Stream, ended: Ended, ending: Ending) -> str:
-    """In this order: the result's subtype, its reasons and a rejected limit, status and error fields, then the text."""
+def ending_kind(stream: Stream, ended: Ended, ending: Ending, now: float) -> str:
+    """In this order: the result's subtype, its reasons and a rejected limit that has not passed, status and error fields, the text."""
     result, text = stream.result or {}, ending.text.replace("’", "'").lower()
     known = (SUBTYPES.get(str(result.get("subtype"))) or REASONS.get(str(result.get("terminal_reason")) if not ended.cause else "")
              or STARTUP_FAILURES.get(str(result.get("startup_failure_reason")))
              or ("refusal" if result.get("stop_reason") == "refusal" else None))
     if known:
         return known
-    if stream.rejected:
+    if stream.rejected and (resets_at(stream.rejected) or now) >= now:
         return "billing" if stream.rejected.get("errorCode") == "credits_required" else "usage_limit"
     by_text = next((rule.kind for rule in TEXT_RULES if re.search(rule.pattern, text)), None)
     rule = next((rule for rule in FIELD_RULES if ending.error in rule.errors or ending.status in rule.statuses), None)
@@ -1822,11 +1846,11 @@ RESET_FORMS = tuple(re.compile(pattern) for pattern in (
 
 
 def read_retry_after(stream: Stream, ended: Ended, text: str, now: float) -> Optional[float]:
-    """Seconds until the limit passes, if that was named: by the API's wish for a pause, by the rejection, or in the text."""
-    if ended.cause == "waiting":
+    """Seconds until the limit passes, if that was named: by the API's retry-after, by the rejection, or in the text."""
+    if ended.cause == "waiting" and stream.retry_delay % 1 == 0:   # a retry-after header's; the CLI's own pauses are no whole seconds
         return stream.retry_delay
-    resets = read_number((stream.rejected or {}).get("resetsAt"))
-    return max(0.0, in_seconds(resets) - now) if resets else read_reset(text, now)
+    resets = resets_at(stream.rejected or {})
+    return max(0.0, resets - now) if resets else read_reset(text, now)
 
 
 def read_reset(text: str, now: float) -> Optional[float]:
@@ -1841,15 +1865,10 @@ def read_reset(text: str, now: float) -> Optional[float]:
         return None
     parts = found.groupdict()
     if parts.get("epoch"):
-        return max(0.0, in_seconds(float(parts["epoch"])) - now)
+        return max(0.0, resets_at({"resetsAt": parts["epoch"]}) - now)
     if parts.get("seconds"):
         return float(parts["seconds"])
     return parse_duration(parts["span"]) if parts.get("span") else clock_reset(parts, now)
-
-
-def in_seconds(epoch: float) -> float:
-    """A Unix time that may have been given in milliseconds."""
-    return epoch / 1000 if epoch > 10 ** 11 else epoch
 
 
 def clock_reset(parts: Mapping[str, Optional[str]], now: float) -> Optional[float]:

@@ -313,6 +313,15 @@ def test_the_pause_that_the_api_asks_for_is_how_long_it_takes():
     assert (error.kind, error.retry_after) == ("rate_limit", 50.0) and "50 s" in error.message
 
 
+@pytest.mark.parametrize("error, status, kind", [("unknown", None, "network"), ("overloaded", 529, "overloaded"), ("server_error", 502, "overloaded"),
+                                                 ("unknown", 503, "overloaded"), ("rate_limit", 429, "rate_limit")])
+def test_the_cli_s_own_pause_names_no_time(error, status, kind):
+    """They are no whole seconds, unlike a retry-after; without an HTTP status there was no answer at all (seen with 2.1.197)."""
+    cut = [*WORK, {**api_retry(error, status), "retry_delay_ms": 8253.736}, error_result("error_during_execution", terminal_reason="aborted_streaming")]
+    found = classify_ending(stream_of(cut), Ended("cancelled", 0, cause="waiting"), "", NOW)
+    assert (found.kind, found.retry_after) == (kind, None) and "8 s" in found.message
+
+
 # ---- What the user is told. ----
 
 def test_a_limit_tells_exactly_when_it_ends():

@@ -115,10 +115,10 @@ def test_what_names_no_time_is_tried_again_within_what_may_be_waited(run):
 
 def test_a_pause_longer_than_the_time_limit_leaves_is_cut_at_once_and_waited_for(run):
     """The CLI would sit there until the time limit ended it: the limit's fault, not the work's."""
-    pausing = [{"api_retry": {"retry_delay_ms": 1200, "error": "rate_limit", "error_status": 429}}, {"sleep": 60}]
+    pausing = [{"api_retry": {"retry_delay_ms": 2000, "error": "rate_limit", "error_status": 429}}, {"sleep": 60}]
     done, starts = run(SPEC, pausing, [WRITES], options=("--timeout", "1"))
     first, second = the_attempts(done)
-    assert (done.returncode, first["error"]["kind"], first["error"]["retry_after"], second["prompt"]) == (0, "rate_limit", 1.2, "continue")
+    assert (done.returncode, first["error"]["kind"], first["error"]["retry_after"], second["prompt"]) == (0, "rate_limit", 2.0, "continue")
     assert first["duration"] < 1
 
 

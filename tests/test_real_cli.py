@@ -208,6 +208,14 @@ def test_a_pause_longer_than_the_time_limit_leaves_is_cut_and_told(run):
     assert_nothing_runs()
 
 
+def test_a_server_that_is_down_is_the_network_s_fault_and_not_the_time_limit_s(run):
+    """The CLI's own ten tries take minutes, longer than the task may."""
+    with ScriptedApi([]) as api:
+        pass
+    done = run(api, CONFIG_SPEC, "--timeout", "8", "--max-wait", "0", timeout=60)
+    assert (done.returncode, the_error(done)["kind"], the_error(done)["retry_after"]) == (4, "network", None), done.stdout + done.stderr
+
+
 def test_half_a_stream_that_the_cli_takes_for_an_answer_proves_nothing(run):
     """Cut between two blocks it calls the run a success."""
     with ScriptedApi(in_turn({"text": "I'll write config.py with DATABASE_URL.", "drop": True}, WRITES)) as api:
