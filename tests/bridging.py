@@ -4,7 +4,7 @@
         run = client.run(["echo", "hello"])          # execute, everything it wrote, its `completed`
 
 The client is blocking and made of the codec and handshake of ws_bridge itself; other clients have tests of their own.
-Sections: messages and runs, the client, the bridge.
+Sections: messages and runs, the client, the bridge, the way to the bridge.
 """
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence
@@ -275,3 +276,57 @@ def poll(is_so: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> A
             return value
         assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"
         time.sleep(0.01)
+
+
+# ---- The way to the bridge. ----
+
+class Cable:
+    """A port that leads to another one; `cut` breaks all connections through it, new ones are taken as before."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._ends: list[socket.socket] = []
+        self.taken = 0
+        self.is_dead = False  # whoever comes is hung up on
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def _take(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return  # unplugged
+            if self.is_dead:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self._port))
+            self._ends += [near, far]
+            self.taken += 1
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # cut
+            while True:
+                data = source.recv(1 << 16)
+                if not data:
+                    return target.shutdown(socket.SHUT_WR)
+                target.sendall(data)
+
+    def cut(self) -> None:
+        for end in self._ends:
+            with contextlib.suppress(OSError):  # the other end has gone already
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+        self._ends.clear()
+
+    def __enter__(self) -> Cable:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()

@@ -17,7 +17,7 @@ import pytest
 
 import cc_execute as cc
 import ws_bridge as wb
-from bridging import lives, start_bridge
+from bridging import Cable, lives, start_bridge
 from support import DEADLINE_S, ROOT, missing, unshare, wait_until
 
 BUILT_IN, LIBRARY = "built-in", "websocket-client"
@@ -118,58 +118,6 @@ def open_peer(act: Callable[[Peer], None]) -> Iterator[cc.Channel]:
             yield channel
         finally:
             channel.close()
-
-
-class Cable:
-    """A port that leads to another one; `cut` breaks all connections through it, new ones are taken as before."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._ends: list[socket.socket] = []
-        self.taken = 0
-        self.is_dead = False  # whoever comes is hung up on
-        threading.Thread(target=self._take, daemon=True).start()
-
-    def _take(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return  # unplugged
-            if self.is_dead:
-                near.close()
-                continue
-            far = socket.create_connection(("127.0.0.1", self._port))
-            self._ends += [near, far]
-            self.taken += 1
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
-
-    @staticmethod
-    def _carry(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # cut
-            while True:
-                data = source.recv(1 << 16)
-                if not data:
-                    return target.shutdown(socket.SHUT_WR)
-                target.sendall(data)
-
-    def cut(self) -> None:
-        for end in self._ends:
-            with contextlib.suppress(OSError):  # the other end has gone already
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-        self._ends.clear()
-
-    def __enter__(self) -> Cable:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
 
 
 # ---- Channels: connect, send, receive, close. ----

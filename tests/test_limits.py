@@ -9,10 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from bridging import Cable
 from support import ROOT, heed_signals, wait_until
 
 pytestmark = pytest.mark.usefixtures("bridge")
@@ -178,6 +180,28 @@ def test_a_further_turn_after_the_result_is_no_hanging(run):
     """As when background work ends: Claude is told and goes on. Only silence for ten seconds is hanging."""
     done, starts = run(SPEC, [{"result": {}}, {"text": "It has ended, I go on."}, {"sleep": 11}, WRITES, {"result": {}}])
     assert (done.returncode, len(starts)) == (0, 1)
+
+
+def test_a_connection_that_breaks_is_taken_up_again_without_the_task_noticing(bridge, run_cc, stand_in, tmp_path):
+    """Twice: in the midst of the agent's work, and while nobody listens for a second."""
+    agent = stand_in([{"text": "Begun."}, {"bash": f"touch {tmp_path}/begun; for n in 1 2 3 4 5 6 7 8; do sleep 0.3; echo $n; done"}, WRITES,
+                      {"text": "All of it is done."}])
+    with Cable(bridge.port) as cable:
+        def trouble() -> None:
+            wait_until((tmp_path / "begun").exists, "the agent works")
+            cable.cut()
+            cable.is_dead = True
+            time.sleep(1)
+            cable.is_dead = False
+
+        cutting = threading.Thread(target=trouble)
+        cutting.start()
+        done = run_cc("-", "--json", "--bridge", f"ws://127.0.0.1:{cable.port}/?token={bridge.token}", input=SPEC + "2) Output contains 8\n", env=agent.environment)
+        cutting.join()
+        connections = cable.taken
+    attempt, = the_attempts(done)
+    assert (done.returncode, attempt["error"], done.json()["tasks"][0]["text"], len(agent.starts())) == (0, None, "All of it is done.", 1)
+    assert connections > 2 and [c["confidence"] for c in attempt["criteria"]] == ["proved"] * 2
 
 
 # ---- Money. ----
