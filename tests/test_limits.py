@@ -176,6 +176,12 @@ def test_a_session_that_is_gone_is_begun_anew(run):
     assert flag(starts[2], "--resume") is None
 
 
+def test_a_cli_that_hangs_after_its_result_is_ended_and_the_result_counts(run):
+    done, starts = run(SPEC, [WRITES, {"result": {"total_cost_usd": 0.5}}, {"sleep": 300}])
+    attempt, = the_attempts(done)
+    assert (done.returncode, attempt["error"], attempt["cost_usd"]) == (0, None, 0.5) and 10 <= attempt["duration"] < 30
+
+
 def test_a_further_turn_after_the_result_is_no_hanging(run):
     """As when background work ends: Claude is told and goes on. Only silence for ten seconds is hanging."""
     done, starts = run(SPEC, [{"result": {}}, {"text": "It has ended, I go on."}, {"sleep": 11}, WRITES, {"result": {}}])
