@@ -112,6 +112,10 @@ class BridgeLost(CcError):
     """The connection to the bridge ended while something was under way."""
 
 
+class StartLost(BridgeLost):
+    """It ended while a process was being started, and whether that runs is not known."""
+
+
 class CallError(CcError):
     """The bridge answered a request with a JSON-RPC error; `data` is its details."""
 
@@ -173,7 +177,7 @@ class ToolCall(NamedTuple):
     output: str = ""
     failed: Optional[bool] = False
     finished: bool = False
-    unfinished: bool = False          # it went on in the background and was still running when the turn ended
+    background: str = ""              # it went on there (running, completed, failed, killed): what it printed is not known
 
 
 class Ended(NamedTuple):
@@ -192,6 +196,10 @@ class AgentError(NamedTuple):
     message: str
     retry_hint: Optional[str] = None
     retry_after: Optional[float] = None   # seconds from now
+
+
+class Denial(AgentError):
+    """A tool that was denied: the task's trouble, while the refusal to run as root, of the same kind, is the environment's."""
 
 
 class FileState(NamedTuple):
@@ -265,11 +273,12 @@ class Attempt(NamedTuple):
     resumed: bool = False             # it went on in the session of the attempt before
     retry: bool = False               # it used up one of the task's retries
     unfinished: Tuple[str, ...] = ()  # background work that ran at its end
+    free: bool = False                # it cannot have cost anything, whatever is known of its cost
 
     @property
     def paid_usd(self) -> Optional[float]:
-        """Its cost with the judge's, None if that is not known. What never came to a session has cost nothing."""
-        cost = 0.0 if self.cost_usd is None and not (self.started and self.session_id) else self.cost_usd
+        """Its cost with the judge's, None if that is not known."""
+        cost = 0.0 if self.cost_usd is None and self.free else self.cost_usd
         return None if cost is None or self.judge_cost_usd is None else cost + self.judge_cost_usd
 
 
@@ -278,6 +287,7 @@ class TaskResult(NamedTuple):
     status: str                       # passed failed error timeout cancelled skipped
     attempts: Tuple[Attempt, ...] = ()
     changes: Changes = Changes()
+    out_of_money: bool = False        # it would have been gone on with
 
     @property
     def confidence(self) -> Optional[str]:
@@ -1454,6 +1464,7 @@ class Stream:
         self.rejections: Dict[str, Mapping[str, Any]] = {}   # rate_limit_info of rejections that are in force, by rateLimitType
         self.retrying: Optional[Mapping[str, Any]] = None    # the last api_retry, as long as nothing came after it
         self.unfinished: Tuple[str, ...] = ()         # background work that was still running at the last result
+        self.has_answered = False                     # the API, at least once
         self.is_over = False                          # a result was seen, and no further turn has begun since
         self.doing = "starting"
         self.noise = self.unknown = self.oversized = 0
@@ -1497,7 +1508,7 @@ class Stream:
     def _system(self, event: Mapping[str, Any]) -> None:
         subtype, task = event.get("subtype"), str(event.get("task_id"))
         if subtype == "init":
-            self.session_id = event.get("session_id") or self.session_id
+            self._note_session(event)
             self.doing, self.is_over = "thinking", False
         elif subtype == "api_retry":
             self.retrying = event
@@ -1510,21 +1521,22 @@ class Stream:
                 self._end_background(task, status)
 
     def _end_background(self, task: str, status: str) -> None:
-        """Background work has ended. One that failed makes its call a failed one; a good end leaves open what it printed."""
+        """Background work has ended. What is killed after the result was still running then: the CLI does that at its end."""
         call_id = self._background.pop(task, ("", ""))[0]
         call = self.calls.get(call_id)
-        if call and call.failed is None and status == "failed":
-            self.calls[call_id] = call._replace(failed=True, unfinished=False, output=f"{call.output}\nIt failed in the background.")
-        elif call and status == "completed":
-            self.calls[call_id] = call._replace(unfinished=False)
+        if call and call.background and not (self.is_over and status in ("killed", "stopped")):
+            ended = "killed" if status == "stopped" else status
+            self.calls[call_id] = call._replace(background=ended, failed=True if ended == "failed" else None)
 
     def _assistant(self, event: Mapping[str, Any]) -> None:
         message, in_subagent = as_mapping(event.get("message")), bool(event.get("parent_tool_use_id"))
         told_by_cli = message.get("model") == "<synthetic>" or bool(event.get("error"))
         if not in_subagent:
-            self.retrying, self.synthetic, self.is_over = None, event if told_by_cli else None, False
+            self.synthetic, self.is_over = event if told_by_cli else None, False
         if told_by_cli:
             return
+        self.retrying, self.has_answered = None, True   # the API lets something through again
+        self.rejections.clear()
         for block in blocks_of(message):
             if block.get("type") == "text" and not in_subagent:
                 self.texts.append(str(block.get("text", "")))
@@ -1555,10 +1567,12 @@ class Stream:
     def _result(self, event: Mapping[str, Any]) -> None:
         self.results.append(event)
         self.is_over = True
-        self.session_id = event.get("session_id") or self.session_id
+        self._note_session(event)
         self.unfinished = tuple(description for _, description in self._background.values())
-        for call_id in {call_id for call_id, _ in self._background.values()} & set(self.calls):
-            self.calls[call_id] = self.calls[call_id]._replace(unfinished=True)
+
+    def _note_session(self, event: Mapping[str, Any]) -> None:
+        found = event.get("session_id")
+        self.session_id = found if isinstance(found, str) and found else self.session_id
 
     def _limit(self, event: Mapping[str, Any]) -> None:
         info = as_mapping(event.get("rate_limit_info"))
@@ -1596,7 +1610,9 @@ class Stream:
 
     @property
     def cost_usd(self) -> Optional[float]:
-        """What this run has cost so far; None while no result has said so. A later result counts the earlier ones' cost again."""
+        """What this run has cost; None if no result says so, or a further turn began after it. A later one counts earlier ones again."""
+        if not self.is_over:
+            return None
         costs = [read_number(result.get("total_cost_usd")) for result in self.results]
         return max((cost for cost in costs if cost is not None), default=None)
 
@@ -1605,6 +1621,14 @@ class Stream:
         """Claude's last text."""
         said = (self.result or {}).get("result")
         return said if isinstance(said, str) and said else (self.texts[-1] if self.texts else "")
+
+
+def finite(text: str) -> Optional[float]:
+    number = float(text)
+    return number if abs(number) < float("inf") else None
+
+
+DECODER = json.JSONDecoder(parse_constant=lambda name: None, parse_float=finite)   # NaN and infinity are no JSON: nothing is known
 
 
 def read_events(line: str) -> List[Mapping[str, Any]]:
@@ -1616,7 +1640,7 @@ def read_events(line: str) -> List[Mapping[str, Any]]:
         if not line.startswith("{", start):
             break
         try:
-            event, end = json.JSONDecoder().raw_decode(line, start)
+            event, end = DECODER.raw_decode(line, start)
         except (ValueError, RecursionError):
             start = line.find('{"type":', start + 1) if not events else len(line)
             continue
@@ -1653,8 +1677,9 @@ def with_result(call: ToolCall, block: Mapping[str, Any], details: Mapping[str, 
     content = block.get("content")
     parts = blocks_of({"content": content})
     output = content if isinstance(content, str) else "\n".join(str(part.get("text", "")) for part in parts)
-    is_open = bool(details.get("returnCodeInterpretation") or details.get("backgroundTaskId")) and not block.get("is_error")
-    failed = None if is_open else bool(block.get("is_error") or details.get("interrupted"))
+    if details.get("backgroundTaskId") and not block.get("is_error"):
+        return call._replace(failed=None, finished=True, background="running")   # what it returned is the CLI's own words
+    failed = None if details.get("returnCodeInterpretation") else bool(block.get("is_error") or details.get("interrupted"))
     return call._replace(output=output, failed=failed, finished=True)
 
 
@@ -1708,9 +1733,9 @@ FIELD_RULES = (
     FieldRule("rate_limit", (429,), ("rate_limit",), ("usage_limit", "billing")),
     FieldRule("overloaded", tuple(range(500, 600)), ("overloaded",)),
     FieldRule("overloaded", (), ("server_error",), ("network",)),
-    FieldRule("network", (), (NO_ANSWER,)),
-    FieldRule("invalid_request", (400, 405, 409, 422), ("invalid_request",), ("token_limit", "billing", "authentication", "refusal",
-                                                                             "usage_limit")),
+    FieldRule("network", (408,), (NO_ANSWER,)),
+    FieldRule("invalid_request", tuple(range(400, 500)), ("invalid_request",), ("token_limit", "billing", "authentication", "refusal",
+                                                                               "usage_limit")),
 )
 TEXT_RULES = (
     TextRule("permission", r"cannot be used with root/sudo"),
@@ -1721,8 +1746,9 @@ TEXT_RULES = (
     TextRule("usage_limit", r"hit your (?:[\w-]+ ){0,3}limit|(?:usage|session|weekly|daily|opus|sonnet|\d+-hour) limit reached"
                             r"|out of extra usage|limit will reset"),
     TextRule("overloaded", r"overloaded|high load|internal server error|server error mid-response|process is refreshing"),
-    TextRule("network", r"unable to connect|connection (?:error|dropped|lost|closed|refused|reset|to the api was lost)|timed out"
-                        r"|fetch failed|mid-stream|empty or malformed response|certificate|socket hang up"
+    TextRule("network", r"unable to connect|connection (?:error|dropped|lost|closed|refused|reset|to the api was lost)"
+                        r"|(?:request|connection) timed out|fetch failed|mid-stream|empty or malformed response|certificate (?:verif|has expired)"
+                        r"|self[- ]signed certificate|socket hang up"
                         r"|\b(?:econn\w+|enotfound|etimedout|eai_again|epipe)\b"),
     TextRule("authentication", r"not logged in|please run /login|failed to authenticate|login expired|apikeyhelper"
                                r"|invalid (?:api key|x-api-key|bearer token|authentication)|could not resolve authentication"
@@ -1741,6 +1767,7 @@ REASONS = {"max_turns": "max_turns", "budget_exhausted": "budget",
            "aborted_streaming": "interrupted", "aborted_tools": "interrupted"}
 STARTUP_FAILURES = {"bypass_root": "permission", "cwd_unavailable": "invalid_request", "config_file_invalid": "invalid_request",
                     "cli_version_too_old": "invalid_request"}
+NOT_THE_CLI = re.compile(r"\s*(?:\[|\(|at |warn|debug|info|hook|mcp\b|npm )", re.I)   # lines on stderr of what it started, and stack traces
 NOT_RUNNABLE = (126, 127)             # a shell's or wrapper's exit codes for a program that is not executable or not there
 NEXT_STEPS = {
     "authentication": "Log in with `claude` and /login, or set ANTHROPIC_API_KEY; then run this again.",
@@ -1800,8 +1827,9 @@ def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
         otherwise = f"It ended while the API refused requests ({error})"
         return Ending(retry.get("error_status"), error, said or told.get(ended.cause, otherwise))
     if stream.result is None:
-        lines = [line for line in stderr.strip().splitlines() if line.strip()]
-        return Ending(None, error, said or ("" if ended.signal else " ".join(lines[-3:])))
+        lines = [line.strip() for line in stderr.splitlines() if line.strip() and not NOT_THE_CLI.match(line)]
+        crashed = ended.signal or (ended.exit_code or 0) > max(NOT_RUNNABLE)
+        return Ending(None, error, said or ("" if crashed else " ".join(lines[-3:])))
     errors = result.get("errors")
     text = str(result.get("result") or said or ("; ".join(map(str, errors)) if isinstance(errors, list) else ""))
     told = re.match(r"(?:failed to authenticate\. )?API Error[: (]+(\d{3})\b", text, re.I) or re.match(r"(\d{3})$", str(status))
@@ -1811,7 +1839,8 @@ def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
 def ending_kind(stream: Stream, ended: Ended, ending: Ending, now: float) -> str:
     """In this order: the result's subtype, its reasons and a rejected limit that has not passed, status and error fields, the text."""
     result, text = stream.result or {}, ending.text.replace("’", "'").lower()
-    known = (SUBTYPES.get(str(result.get("subtype"))) or REASONS.get(str(result.get("terminal_reason")) if not ended.cause else "")
+    by_us = ended.cause in ("doomed", "waiting")   # then it is our signal that aborted the turn
+    known = (SUBTYPES.get(str(result.get("subtype"))) or REASONS.get(str(result.get("terminal_reason")) if not by_us else "")
              or STARTUP_FAILURES.get(str(result.get("startup_failure_reason")))
              or ("refusal" if result.get("stop_reason") == "refusal" else None))
     if known:
@@ -1828,16 +1857,17 @@ def ending_kind(stream: Stream, ended: Ended, ending: Ending, now: float) -> str
 
 # -- when a limit passes
 
+LONGEST_LIMIT_S = 400 * 86400         # what is said to pass later than that is no time that can be meant
 CLOCK = r"(?P<hour>\d{1,2})(?::(?P<minute>\d\d))?(?::\d\d)?\s*(?P<half>[ap]\.?m\b)?"
 ZONE = r"(?:\s*\((?P<zone>[\w/+-]+)\)|\s*(?P<utc>utc|gmt|z)\b)?"
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-SPAN = r"(?:\d+(?:\.\d+)? ?(?:hours?|h|minutes?|mins?|m|seconds?|secs?|s)\b[, ]*)+"
+SPAN = r"(?:\d+(?:\.\d+)? ?(?:days?|d|hours?|h|minutes?|mins?|m|seconds?|secs?|s)\b[, ]*(?:and )?)+"
 RESET = r"\breset(?:s|ting)?(?: at| on)?"
 RESET_FORMS = tuple(re.compile(pattern) for pattern in (
     r"\|(?P<epoch>\d{10,13})\b",
-    r"retry[- _]after\W{0,4}(?P<seconds>\d+(?:\.\d+)?)",
-    rf"\b(?:try again|retry(?:ing)?|resets?|wait)(?: in| after| for)? (?P<span>{SPAN})",
+    rf"\b(?:try again|retry(?:ing)?|resets?|wait)(?: in|[- _]after|)(?: for)?\W{{0,4}}(?P<span>{SPAN})",
+    r"retry[- _]after\W{0,4}(?P<seconds>\d+(?:\.\d+)?)(?![\d:])",
     rf"{RESET} (?P<date>\d{{4}}-\d\d-\d\d)[t ,]+(?:at )?{CLOCK}{ZONE}",
     rf"{RESET} (?P<month>{'|'.join(MONTHS)})[a-z]* (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?(?: (?P<year>\d{{4}}),?)? (?:at )?{CLOCK}{ZONE}",
     rf"{RESET} (?P<weekday>{'|'.join(WEEKDAYS)})[a-z]*,? (?:at )?{CLOCK}{ZONE}",
@@ -1850,7 +1880,8 @@ def read_retry_after(stream: Stream, ended: Ended, text: str, now: float) -> Opt
     if ended.cause == "waiting" and stream.retry_delay % 1 == 0:   # a retry-after header's; the CLI's own pauses are no whole seconds
         return stream.retry_delay
     resets = resets_at(stream.rejected or {})
-    return max(0.0, resets - now) if resets else read_reset(text, now)
+    after = max(0.0, resets - now) if resets else read_reset(text, now)
+    return after if after is not None and after < LONGEST_LIMIT_S else None
 
 
 def read_reset(text: str, now: float) -> Optional[float]:
@@ -1868,7 +1899,10 @@ def read_reset(text: str, now: float) -> Optional[float]:
         return max(0.0, resets_at({"resetsAt": parts["epoch"]}) - now)
     if parts.get("seconds"):
         return float(parts["seconds"])
-    return parse_duration(parts["span"]) if parts.get("span") else clock_reset(parts, now)
+    if parts.get("span"):
+        lengths = {"d": 86400, **SECONDS}
+        return sum(float(number) * lengths[unit[0]] for number, unit in re.findall(r"(\d+(?:\.\d+)?) ?([dhms])", parts["span"]))
+    return clock_reset(parts, now)
 
 
 def clock_reset(parts: Mapping[str, Optional[str]], now: float) -> Optional[float]:
@@ -1883,10 +1917,10 @@ def clock_reset(parts: Mapping[str, Optional[str]], now: float) -> Optional[floa
     try:
         clock = datetime.time(hour, int(parts["minute"] or 0), tzinfo=zone)
         shown = [datetime.datetime.combine(day, clock) for day in reset_days(parts, today)]
-    except ValueError:                # 30 February, 12:75
+        moments = [each.timestamp() for each in shown]
+        again = [each.replace(fold=1).timestamp() for each in shown]   # where the clocks go back, an hour is shown twice
+    except (ValueError, OverflowError):   # 30 February, 12:75, the year 9999
         return None
-    moments = [each.timestamp() for each in shown]
-    again = [each.replace(fold=1).timestamp() for each in shown]   # where the clocks go back, an hour is shown twice
     moments += [second for first, second in zip(moments, again) if second > first]
     coming = [moment for moment in moments if moment > now - 60]
     if parts.get("date") or parts.get("month"):
@@ -2817,6 +2851,8 @@ def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     if not calls:
         return look(criterion, answer, "weak" if criterion.negated else "proved")
     verdict = look(criterion, printed, "proved")
+    if criterion.negated and unseen_output(calls):
+        return refuse_unseen(verdict, unseen_output(calls))
     spoken = any(search(word, False, text) for target in criterion.targets for word in telling_words(target) for _, text in printed)
     trouble = next((call_trouble(call) for call in reversed(calls) if works_of(call)), "")
     seen = [text for call in evidence.calls if call.name != "Bash" for text in (call.output, json.dumps(call.input, ensure_ascii=False))]
@@ -2953,7 +2989,21 @@ def judge_named_errors(criterion: Criterion, calls: Sequence[ToolCall]) -> Verdi
                 told = f"{target} in the output of {shorten(bash_command(call), 60)!r}"
                 return Verdict(criterion, False, "proved", told, f"{told}, which ended: {telling_end(bash_output(call))}")
     told = f"{' or '.join(criterion.targets)} is in the output of none of {plural(len(calls), 'command')}"
-    return Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run")
+    return refuse_unseen(Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run"), unseen_output(calls))
+
+
+def unseen_output(calls: Sequence[ToolCall]) -> List[ToolCall]:
+    """Those of which nobody knows what they printed."""
+    return [call for call in calls if call.background]
+
+
+def refuse_unseen(verdict: Verdict, unseen: Sequence[ToolCall]) -> Verdict:
+    """That something was not printed is weak where some output was not seen, and not met where a command still ran at the end."""
+    running = [call for call in unseen if call.background == "running"]
+    if not (verdict.met and unseen):
+        return verdict
+    told = f"{verdict.evidence}; what {shorten(bash_command((running or unseen)[-1]), 60)!r} printed in the background is not known"
+    return verdict._replace(met=not running, confidence="weak", evidence=told)
 
 
 def bash_calls(evidence: Evidence) -> List[ToolCall]:
@@ -3023,12 +3073,17 @@ def same_path(first: str, second: str) -> bool:
     return first == second or first.endswith("/" + second) or second.endswith("/" + first)
 
 
+BACKGROUND_TROUBLE = {"running": "how it ended is not known: it was still running at the end", "failed": "it failed in the background",
+                      "killed": "it was killed in the background"}
+
+
 def call_trouble(call: ToolCall) -> str:
     """What went wrong in a Bash call, or "": its exit code, or an error in the output of a command that does not merely read."""
+    if call.background and call.background != "completed":
+        is_test = any(TEST_RUN.match(work.runner) for work in works_of(call))
+        return BACKGROUND_TROUBLE[call.background] if call.background != "killed" or is_test else ""
     if call.failed:
         return shorten(call.output.replace("\n", " · "), 120) or "it failed without a word"
-    if call.unfinished:
-        return "it was still running in the background at the end"
     output = bash_output(call)
     found = TROUBLE.search(output) if works_of(call) else None
     if not found:
@@ -3553,8 +3608,9 @@ def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
     if call is None:
         return Verdict(criterion, False, "weak", NOT_RUN[criterion.needs])
     told = f"{shorten(bash_command(call), 60)!r}"
-    if call.unfinished:
-        return Verdict(criterion, False, "weak", f"{told}: {call_trouble(call)}")
+    if call.background:
+        known = criterion.status == "nonzero" and call.failed is True
+        return Verdict(criterion, known, "weak", f"{told}: {call_trouble(call) or 'it ran in the background'}, its exit code is not told")
     if call.failed is None:
         return Verdict(criterion, criterion.status == "nonzero", "weak", f"{told}: its exit code is not told, only that it found "
                                                                          f"nothing")
@@ -3881,7 +3937,7 @@ def plan_wait(named: Optional[float], in_a_row: int, patience: float, jitter: fl
         passes = f"it passes {describe_moment(now + named, now)}" if named else "nobody said when it passes"
         return Stop(f"{passes}, and --max-wait allows {describe_span(max(0.0, patience))} more; run this again {'then' if named else 'later'}")
     backoff = min(BACKOFF_S * 2 ** (in_a_row - 1) * (1 + jitter) / 2, patience)
-    return named + min(5.0, named / 10) * jitter if named else backoff
+    return min(named + min(5.0, named / 10) * jitter, patience) if named else backoff
 
 
 def waits_in_a_row(attempts: Sequence[Attempt]) -> int:
@@ -3896,8 +3952,9 @@ def waits_in_a_row(attempts: Sequence[Attempt]) -> int:
 
 
 def is_session_gone(attempt: Attempt) -> bool:
-    """Resumed in vain: the CLI had not kept the session ("No conversation found …", a result without a turn)."""
-    return bool(attempt.resumed and attempt.error and attempt.error.kind == "interrupted" and attempt.num_turns == 0)
+    """Resumed in vain: the CLI had not kept the session (on stderr, or in a result without a turn)."""
+    error = attempt.error
+    return bool(attempt.resumed and error and error.kind == "interrupted" and "no conversation found" in error.message.lower())
 
 
 def after_interruption(attempts: Sequence[Attempt]) -> Optional[Next]:
@@ -3905,8 +3962,8 @@ def after_interruption(attempts: Sequence[Attempt]) -> Optional[Next]:
     last = attempts[-1]
     if is_session_gone(last):
         return Next(last_prompt(attempts), last.timeout, retry=False)
-    first_time = not any(attempt.error and attempt.error.kind == "interrupted" for attempt in attempts[:-1])
-    return Next(CONTINUE, last.timeout, last.session_id, retry=False) if last.session_id and first_time else None
+    cut = [attempt for attempt in attempts if attempt.error and attempt.error.kind == "interrupted" and not is_session_gone(attempt)]
+    return Next(CONTINUE, last.timeout, last.session_id, retry=False) if last.session_id and len(cut) == 1 else None
 
 
 def last_prompt(attempts: Sequence[Attempt]) -> str:
@@ -4548,10 +4605,13 @@ class BridgeClient:
 
     SILENCE_S = 20                    # so long without a message, the bridge is asked whether it is still there
     ANSWER_S = 30                     # for any request
+    HURRIED_S = 2                     # or so long, once the user wants out
     TAKE_UP_S = 15                    # a lost connection is tried again for so long; its process waits 60 s for that
+    FIND_S = 3                        # a process whose start was not answered is looked for so long
 
-    def __init__(self, address: Address):
+    def __init__(self, address: Address, hurry: Callable[[], bool] = lambda: False):
         self.address = address
+        self.hurry = hurry            # whether to wait for nothing any more
         self._requests = 0
         self._waiting: List[Mapping[str, Any]] = []
         self._channel = self._connect()
@@ -4574,12 +4634,14 @@ class BridgeClient:
         self._requests += 1
         given = {name: value for name, value in params.items() if value is not None}
         self._channel.send(json.dumps({"jsonrpc": "2.0", "id": self._requests, "method": method, "params": given}))
-        deadline = time.monotonic() + self.ANSWER_S
+        began = time.monotonic()
         while True:
-            message = self._receive(max(0.0, deadline - time.monotonic()))
+            message = self._receive(POLL_S)
             if message is None:
-                raise BridgeLost(f"the bridge did not answer {method} within {self.ANSWER_S} s")
-            if "method" in message:
+                allowed = self.HURRIED_S if self.hurry() else self.ANSWER_S
+                if time.monotonic() >= began + allowed:
+                    raise BridgeLost(f"the bridge did not answer {method} within {allowed} s")
+            elif "method" in message:
                 self._waiting.append(message)
             elif message.get("id") == self._requests and "error" in message:
                 error = as_mapping(message["error"])
@@ -4592,21 +4654,35 @@ class BridgeClient:
         return None if text is None else read_message(text)
 
     def start(self, command: Sequence[str], label: str = "", **params: Any) -> Started:
-        """Start a process. If the connection breaks before the answer, the bridge is asked whether it runs: it is never started twice."""
+        """Start a process, once: if the connection breaks before the answer, it is looked for, and StartLost raised if it is not found."""
         import secrets
         params = {**params, "command": list(command), "label": f"{label} {secrets.token_hex(4)}".strip()}
+        self._wake()
         try:
             return self._started(self.call("execute", **params))
-        except BridgeLost:
-            return self._persist(lambda: self._find_or_start(params))
+        except BridgeLost as trouble:
+            found = self._persist(lambda: self._find(params["label"]))
+            if not found:
+                raise StartLost(f"the connection to the bridge broke while a process was being started: {trouble}") from None
+            return found
 
-    def _find_or_start(self, params: Mapping[str, Any]) -> Started:
-        time.sleep(POLL_S)            # what the old connection still holds is carried out first
-        running = [process for process in self.call("list")["processes"] if process["label"] == params["label"]]
-        if not running:
-            return self._started(self.call("execute", **params))
-        self.call("attach", process_id=running[0]["process_id"], after=0)
-        return self._started(running[0])
+    def _wake(self) -> None:
+        """A connection that was idle may have broken unseen: make it anew, before anything is asked that must not be asked twice."""
+        try:
+            self.call("ping")
+        except BridgeLost:
+            self._persist(lambda: self.call("ping"))
+
+    def _find(self, label: str) -> Optional[Started]:
+        """The process of that label, attached to; what the old connection still holds may take a moment to be carried out."""
+        deadline = time.monotonic() + self.FIND_S
+        while time.monotonic() < deadline and not self.hurry():
+            time.sleep(POLL_S)
+            running = [process for process in self.call("list")["processes"] if process["label"] == label]
+            if running:
+                self.call("attach", process_id=running[0]["process_id"], after=0)
+                return self._started(running[0])
+        return None
 
     def _started(self, told: Mapping[str, Any]) -> Started:
         return Started(str(told["process_id"]), int(told["pid"]))
@@ -4637,7 +4713,7 @@ class BridgeClient:
                     sent += 1
             except BridgeLost:
                 self._waiting.clear()   # attach sends all that follows `seq` again
-                self._take_up(started, seq, cancels)
+                self._take_up(started, seq)
                 continue
             if message is None:
                 continue
@@ -4651,14 +4727,14 @@ class BridgeClient:
             elif message["method"] == "process.completed":
                 return Ended(params["status"], params["exit_code"], params["signal"], params["duration"], tuple(params["survivors"]))
 
-    def _take_up(self, started: Started, seq: int, cancels: Callable[[], int]) -> None:
+    def _take_up(self, started: Started, seq: int) -> None:
         """Attach to the process where its output was last seen. Raises BridgeLost if that cannot be done."""
         try:
-            self._persist(lambda: self.call("attach", process_id=started.process_id, after=seq), cancels)
+            self._persist(lambda: self.call("attach", process_id=started.process_id, after=seq))
         except CallError as refusal:
             raise BridgeLost(f"the connection to the bridge was lost for good: {refusal}") from None
 
-    def _persist(self, work: Callable[[], Any], cancels: Callable[[], int] = lambda: 0) -> Any:
+    def _persist(self, work: Callable[[], Any]) -> Any:
         """Connect again, for a while if need be (a tunnel may be coming back), and do that work. BridgeLost if it cannot be done."""
         deadline = time.monotonic() + self.TAKE_UP_S
         while True:
@@ -4668,13 +4744,13 @@ class BridgeClient:
             except CallError:
                 raise                 # the bridge is there and says no
             except (CcError, OSError, ValueError) as error:
-                if time.monotonic() > deadline or cancels() > 1:
+                if time.monotonic() > deadline or self.hurry():
                     raise BridgeLost(f"the connection to the bridge was lost for good: {error}") from None
             time.sleep(POLL_S)
 
     def _reconnect(self) -> None:
         if self.address.token and not prove_bridge(self.address, [self.address.token]):
-            raise BridgeLost("another program listens there now")
+            raise BridgeLost("what answers there now does not prove to be that bridge")
         with contextlib.suppress(BridgeLost, OSError):
             self._channel.close()
         self._channel = self._connect()
@@ -4845,9 +4921,11 @@ def run_task(task: Task, context: Context) -> TaskResult:
     attempts: List[Attempt] = []
     run: Optional[AttemptRun] = None
     step: Union[Next, Stop] = Next(task.prompt, limit.seconds, retry=False)
+    out_of_money = False
     while isinstance(step, Next):
         money = money_left(task, attempts, context)
-        if money is not None and money <= 0:
+        out_of_money = money is not None and money <= 0
+        if out_of_money:
             step = Stop(why_no_money(task, attempts, context))
         elif step.wait and not wait_for_limit(step.wait, attempts[-1].error.kind if attempts[-1].error else "", context):
             return TaskResult(task, "cancelled", tuple(attempts), run.changes)
@@ -4862,7 +4940,7 @@ def run_task(task: Task, context: Context) -> TaskResult:
         context.warn(f"task {task.number} was not {'tried again' if attempts else 'started'}: {step.reason}")
     if not attempts:
         return TaskResult(task, "skipped")
-    return TaskResult(task, task_status(task, attempts[-1], context.options.strict), tuple(attempts), run.changes)
+    return TaskResult(task, task_status(task, attempts[-1], context.options.strict), tuple(attempts), run.changes, out_of_money)
 
 
 def next_step(task: Task, attempts: Sequence[Attempt], retries: int, context: Context) -> Union[Next, Stop]:
@@ -4876,7 +4954,7 @@ def tell_of_attempt(task: Task, attempt: Attempt, context: Context) -> None:
     """What its error does not say: an unknown cost, and work that was left running."""
     context.observer.attempt_ended(attempt)
     if attempt.paid_usd is None:
-        context.warn(f"task {task.number}, attempt {attempt.number}: what it cost is not known, since it was ended before its result")
+        context.warn(f"task {task.number}, attempt {attempt.number}: what it cost is not known, since no result of its last turn says so")
     for work in attempt.unfinished:
         context.warn(f"task {task.number}, attempt {attempt.number}: still running in the background when Claude ended its turn, and ended "
                      f"with it: {shorten(work, 200)}")
@@ -4900,12 +4978,14 @@ def budget_left(budget: Optional[float], attempts: Sequence[Attempt]) -> Optiona
 
 
 def why_no_money(task: Task, attempts: Sequence[Attempt], context: Context) -> str:
-    if any(attempt.paid_usd is None for attempt in [*context.ledger.attempts, *attempts]):
-        return "what an earlier attempt cost is not known, so that the budget may be used up"
-    paid = total_cost(context.ledger.attempts) or 0.0
-    of_run = context.options.budget is not None and budget_left(context.options.budget, context.ledger.attempts) == 0
-    return (f"the budget of ${context.options.budget:g} for the whole spec is used up (${paid:.4f})" if of_run
-            else f"the task's budget is used up (${total_cost(attempts) or 0.0:.4f})")
+    """Which of the two budgets is used up, or may be."""
+    of_run = budget_left(context.options.budget, context.ledger.attempts) == 0
+    counted = context.ledger.attempts if of_run else attempts
+    budget = context.options.budget if of_run else task.budget
+    whose = "for the whole spec" if of_run else "of the task"
+    if any(attempt.paid_usd is None for attempt in counted):
+        return f"what an earlier attempt cost is not known, so that the budget of ${budget:g} {whose} may be used up"
+    return f"the budget of ${budget:g} {whose} is used up (${total_cost(counted) or 0.0:.4f})"
 
 
 def wait_for_limit(seconds: float, kind: str, context: Context) -> bool:
@@ -4966,11 +5046,74 @@ class Transcript:
         self._file.close()
 
 
+TOKENS = (("inputTokens", "input_tokens"), ("outputTokens", "output_tokens"), ("cacheReadInputTokens", "cache_read_input_tokens"),
+          ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # in modelUsage, in usage
+
+
+class SessionTotal(NamedTuple):
+    """What a session has used so far: USD, and tokens by the rows of TOKENS."""
+    cost_usd: float = 0.0
+    tokens: Tuple[float, ...] = (0.0,) * len(TOKENS)
+
+
+def model_tokens(result: Mapping[str, Any]) -> Tuple[float, ...]:
+    """The tokens of a result by the rows of TOKENS, over all models."""
+    models = [as_mapping(model) for model in as_mapping(result.get("modelUsage")).values()]
+    return tuple(sum(read_number(model.get(name), 0.0) for model in models) for name, _ in TOKENS)
+
+
+def counts_earlier(before: SessionTotal, cost_usd: float, result: Mapping[str, Any]) -> bool:
+    """Whether a resumed session's result counts again what was used before it: so it is documented. 2.1.197 does not (seen): there the
+    tokens over all models are no more than those of the last run, though there were some before."""
+    whole, own = model_tokens(result), as_mapping(result.get("usage"))
+    if cost_usd < before.cost_usd:
+        return False
+    return not any(whole) or all(used >= earlier + read_number(own.get(name), 0.0)
+                                 for used, earlier, (_, name) in zip(whole, before.tokens, TOKENS))
+
+
 class JudgeAnswer(NamedTuple):
     """What the judge said: met and reason by number; else why it said nothing, and the limit or trouble that kept it from it."""
     rows: Mapping[int, Tuple[bool, str]]
     trouble: str
     limit: Optional[AgentError] = None
+
+
+class Watch:
+    """Looks at an agent's stream while it runs, for why it has to be ended before it ends by itself: "doomed" (the API will never let
+    it in), "waiting" (the API's next answer comes too late for its time limit) or "lingering" (it hangs after its result)."""
+
+    def __init__(self, stream: Stream, limit: float):
+        self.stream, self.limit = stream, limit
+        self.started_at = time.monotonic()
+        self.result_after: Optional[float] = None     # seconds from the start to the result, unless a further turn has begun
+        self.cause = ""
+        self._pause: Tuple[Any, float] = (None, 0.0)  # the last api_retry, and when the CLI asks again in seconds from the start
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started_at
+
+    def feed(self, data: str) -> None:
+        self.stream.feed(data)
+        self.result_after = (self.result_after or self.elapsed()) if self.stream.is_over else None
+        if self.stream.retrying is not self._pause[0]:
+            self._pause = (self.stream.retrying, self.elapsed() + self.stream.retry_delay)
+
+    def why_end(self) -> str:
+        """Asked several times a second; once there is a cause it stays."""
+        if self.stream.doomed:
+            self.cause = self.cause or "doomed"
+        elif self.stream.retrying and self._pause[1] > self.limit:
+            self.cause = self.cause or "waiting"
+        elif self.result_after is not None and self.elapsed() > self.result_after + AFTER_RESULT_S:
+            self.cause = self.cause or "lingering"
+        return self.cause
+
+    def ending(self, ended: Ended) -> Ended:
+        """How it ended, with the cause, and whether its result came only after the time limit."""
+        self.stream.finish()
+        late = ended.status == "timeout" and (self.result_after is None or self.result_after >= self.limit)
+        return ended._replace(cause=self.cause, late=late)
 
 
 class AttemptRun:
@@ -4988,11 +5131,9 @@ class AttemptRun:
         self.stderr = ""
         self.transcript = os.path.join(context.output_dir, f"task-{task.number}-attempt-{number}.jsonl")
         self.environment = agent_environment(own_environment(), step.timeout)
-        self.started_at = time.monotonic()
-        self.result_after: Optional[float] = None     # seconds from the start to the result, unless a further turn has begun
-        self.pause: Tuple[Any, float] = (None, 0.0)   # the API's last wish for one, and when that ends in seconds from the start
-        self.cause = ""
+        self.watch = Watch(self.stream, step.timeout)
         self.lost = ""                # how the bridge was lost while a criterion's command ran
+        self.lost_at_start = False    # the agent may or may not run
         self.judge_cost: Optional[float] = 0.0
         self.judge_limit: Optional[AgentError] = None   # why the judge could not be asked: no fault of the work
 
@@ -5011,7 +5152,10 @@ class AttemptRun:
         except CallError as refusal:
             error = start_error(refusal, command[0], self.directory)
         except (BridgeLost, NotReady) as trouble:
-            error = AgentError("bridge", str(trouble))
+            self.lost_at_start = isinstance(trouble, StartLost)
+            orphan = " If the agent still runs, the bridge ends it a minute after its client has gone." * bool(process or self.lost_at_start)
+            kind = "cancelled" if self.context.interrupt.signal else "bridge"
+            error = AgentError(kind, f"{str(trouble).rstrip('.')}.{orphan}")
         except OSError as trouble:    # before the start: nothing has been paid for
             error = AgentError("unknown", f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output "
                                           f"DIR.")
@@ -5038,40 +5182,26 @@ class AttemptRun:
 
     def follow(self, process: Started, transcript: Transcript) -> Ended:
         ended = self.context.client().follow(process, lambda source, data: self.take(source, data, transcript), self.cancels)
-        self.stream.finish()
         if transcript.trouble:
             self.context.warn(f"the transcript {self.transcript} is not whole: {transcript.trouble}")
-        late = ended.status == "timeout" and (self.result_after is None or self.result_after >= self.step.timeout)
-        return ended._replace(cause=self.cause, late=late)
+        return self.watch.ending(ended)
 
     def take(self, source: str, data: str, transcript: Transcript) -> None:
         if source == "stderr":
             self.stderr = (self.stderr + data)[-STDERR_CHARS:]
-            return
-        transcript.write(data)
-        self.stream.feed(data)
-        elapsed = time.monotonic() - self.started_at
-        self.result_after = (self.result_after or elapsed) if self.stream.is_over else None
-        if self.stream.retrying is not self.pause[0]:
-            self.pause = (self.stream.retrying, elapsed + self.stream.retry_delay)
+        else:
+            transcript.write(data)
+            self.watch.feed(data)
 
     def cancels(self) -> int:
-        """How often the agent has to be cancelled by now: for the user, because the API will never let it in, or since it hangs
-        after its result."""
-        elapsed = time.monotonic() - self.started_at
-        self.context.observer.progress(self.stream.doing, elapsed)
-        if self.context.interrupt.count:
-            if self.cause != "user":
-                self.context.observer.say("cancelling the agent; the same signal again ends it at once")
-            self.cause = "user"
-            return min(2, self.context.interrupt.count)
-        if self.stream.doomed:
-            self.cause = self.cause or "doomed"
-        elif self.stream.retrying and self.pause[1] > self.step.timeout:   # nothing can come of it in time
-            self.cause = self.cause or "waiting"
-        elif self.result_after is not None and elapsed > self.result_after + AFTER_RESULT_S:
-            self.cause = self.cause or "lingering"
-        return int(bool(self.cause))
+        """How often the agent has to be cancelled by now: for the user, or for what the watch has seen."""
+        self.context.observer.progress(self.stream.doing, self.watch.elapsed())
+        if not self.context.interrupt.count:
+            return int(bool(self.watch.why_end()))
+        if self.watch.cause != "user":
+            self.context.observer.say("cancelling the agent; the same signal again ends it at once")
+        self.watch.cause = "user"
+        return min(2, self.context.interrupt.count)
 
     def interrupted(self, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
         """A signal while the criteria were judged, if one is not met: its command may have been cut off."""
@@ -5082,13 +5212,16 @@ class AttemptRun:
         return Evidence(self.directory, self.before, self.changes, self.calls(), self.stream.text, None if error else self.run_command)
 
     def calls(self) -> Tuple[ToolCall, ...]:
-        """The tool calls of the whole session, also of the attempts that this one goes on with."""
-        return (self.resumed.calls() if self.resumed else ()) + tuple(self.stream.calls.values())
+        """The tool calls of the whole session, also of the attempts that this one goes on with; how a call ended that was cut off
+        there is not known."""
+        earlier = self.resumed.calls() if self.resumed else ()
+        cut = (call if call.finished else call._replace(finished=True, failed=None, background="running") for call in earlier)
+        return tuple(cut) + tuple(self.stream.calls.values())
 
     def run_command(self, command: str) -> CommandResult:
         """Run a criterion's command through the bridge, under the task's limit; nothing of it stays behind."""
         output = Output()
-        self.context.observer.progress(f"checking: {shorten(command, 60)}", time.monotonic() - self.started_at)
+        self.context.observer.progress(f"checking: {shorten(command, 60)}", self.watch.elapsed())
         try:
             client = self.context.client()
             process = client.start(["sh", "-c", command], label="criterion", **self.surroundings())
@@ -5120,23 +5253,33 @@ class AttemptRun:
             self.number, self.step.prompt, tuple(command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
             self.transcript, verdicts, self.stream.text, changed, judge_cost_usd=self.judge_cost, resumed=bool(self.resumed),
-            retry=self.step.retry, unfinished=self.stream.unfinished)
+            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.is_free())
+
+    def is_free(self) -> bool:
+        """Nothing was asked of the API, or it answered nothing and was not being asked at the end."""
+        return not self.lost_at_start and (not self.stream.session_id or bool(self.stream.retrying and not self.stream.has_answered))
 
     def own_cost(self) -> Optional[float]:
         """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
-        cost, before = self.stream.cost_usd, self.resumed.session_cost() if self.resumed else 0.0
-        counts_again = before and counts_earlier(as_mapping(self.resumed.stream.result), as_mapping(self.stream.result))
-        return cost if cost is None or not counts_again else round(max(0.0, cost - before), 9)
+        cost, before = self.stream.cost_usd, self.resumed.session_total() if self.resumed else SessionTotal()
+        counts_again = cost is not None and before.cost_usd and counts_earlier(before, cost, as_mapping(self.stream.result))
+        return round(max(0.0, cost - before.cost_usd), 9) if counts_again else cost
 
-    def session_cost(self) -> float:
-        return (self.resumed.session_cost() if self.resumed else 0.0) + (self.own_cost() or 0.0)
+    def session_total(self) -> SessionTotal:
+        """What the session has used up to the end of this attempt, as far as it was told."""
+        before, own = self.resumed.session_total() if self.resumed else SessionTotal(), self.own_cost()
+        if own is None:
+            return before
+        told, counts_again = model_tokens(as_mapping(self.stream.result)), own != self.stream.cost_usd
+        tokens = told if counts_again else tuple(first + second for first, second in zip(before.tokens, told))
+        return SessionTotal(before.cost_usd + own, tokens)
 
     def ask_judge(self, verdicts: Sequence[Verdict]) -> Tuple[Verdict, ...]:
         """The verdicts, those that are not proved settled by a fresh Claude that can only read: one call for all of them."""
         left = [verdict for verdict in verdicts if verdict.confidence != "proved"]
         if not left or self.context.interrupt.signal:
             return tuple(verdicts)
-        self.context.observer.progress(f"asking the judge, {len(left)} not proved", time.monotonic() - self.started_at)
+        self.context.observer.progress(f"asking the judge, {len(left)} not proved", self.watch.elapsed())
         prompt, waits = judge_prompt(left, self.evidence(None)), 0
         while True:
             answer = self.try_judge(prompt, len(left))
@@ -5159,7 +5302,9 @@ class AttemptRun:
         """Ask the judge once, if there is money left for it."""
         stream, money, spent = Stream(), self.task.budget, self.own_cost()
         if money is not None:
-            money = 0.0 if spent is None or self.judge_cost is None else money - spent - self.judge_cost
+            if spent is None or self.judge_cost is None:
+                return JudgeAnswer({}, "what the attempt cost is not known, so that the budget may be used up")
+            money = money - spent - self.judge_cost
             if money <= 0:
                 return JudgeAnswer({}, "the budget is used up")
         try:
@@ -5175,21 +5320,22 @@ class AttemptRun:
 
     def run_judge(self, prompt: str, stream: Stream, transcript: Transcript, money: Optional[float]) -> Optional[AgentError]:
         """Run the judge to its end; returns why it has not done its part, if so."""
+        limit = max(JUDGE_LIMIT_S, self.step.timeout)
+        watch = Watch(stream, limit)
+
         def take(source: str, data: str) -> None:
             if source == "stdout":
                 transcript.write(data)
-                stream.feed(data)
+                watch.feed(data)
 
-        limit = max(JUDGE_LIMIT_S, self.step.timeout)
         client = self.context.client()
         command = judge_argv(split_agent(str(self.context.options.claude)), self.task.model, money)
         process = client.start(command, stdin=prompt, stop_signal="SIGINT", label=f"judge of task {self.task.number}",
                                **{**self.surroundings(), "timeout": limit})
-        ended = client.follow(process, take, lambda: min(2, self.context.interrupt.count))
-        stream.finish()
+        ended = client.follow(process, take, lambda: min(2, self.context.interrupt.count) or int(bool(watch.why_end())))
         if ended.survivors:
             client.cancel(process)
-        return classify_ending(stream, ended, "", time.time())
+        return classify_ending(stream, watch.ending(ended), "", time.time())
 
 
 JUDGE_SCHEMA = {
@@ -5241,25 +5387,6 @@ def judged(verdict: Verdict, answer: Optional[Tuple[bool, str]], trouble: str) -
     return verdict._replace(met=answer[0], confidence="judged", evidence=f"judged: {shorten(answer[1], 300)}", finding=shorten(answer[1], 300))
 
 
-TOKENS = (("inputTokens", "input_tokens"), ("outputTokens", "output_tokens"), ("cacheReadInputTokens", "cache_read_input_tokens"),
-          ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # in modelUsage, in usage
-
-
-def counts_earlier(first: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
-    """Whether a resumed session's result counts again what the result before it told: so it is documented. 2.1.197 does not
-    (seen): there the tokens of the whole are no more than those of the last run, though the first had used some too."""
-    if read_number(later.get("total_cost_usd"), 0.0) < read_number(first.get("total_cost_usd"), 0.0):
-        return False
-
-    def used(result: Mapping[str, Any], name: str) -> float:
-        models = as_mapping(result.get("modelUsage")).values()
-        return sum(read_number(as_mapping(model).get(name), 0.0) for model in models)
-
-    own = as_mapping(later.get("usage"))
-    return not later.get("modelUsage") or all(
-        used(later, whole) >= used(first, whole) + read_number(own.get(last), 0.0) for whole, last in TOKENS)
-
-
 def current_umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
@@ -5278,12 +5405,12 @@ def start_error(refusal: CallError, program: str, directory: str) -> AgentError:
 
 def denied(stream: Stream, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
     """A tool that was denied, if a criterion is not met either: seen in the result's permission_denials."""
-    denials = (stream.result or {}).get("permission_denials")
+    denials = blocks_of({"content": (stream.result or {}).get("permission_denials")})
     if not denials or all(verdict.met for verdict in verdicts):
         return None
-    tools = sorted({str(as_mapping(denial).get("tool_name")) for denial in denials})
+    tools = sorted({str(denial.get("tool_name")) for denial in denials})
     advice = "Name the tools with 'Tools:' in the spec, or use --permissions skip."
-    return AgentError("permission", f"Claude was not allowed to use {', '.join(tools)}. {advice}", HINTS["permission"])
+    return Denial("permission", f"Claude was not allowed to use {', '.join(tools)}. {advice}", HINTS["permission"])
 
 
 def exit_status(result: TaskResult) -> int:
@@ -5291,10 +5418,9 @@ def exit_status(result: TaskResult) -> int:
     error = result.attempts[-1].error if result.attempts else None
     if result.status == "passed" or (result.status == "skipped"):
         return 0
-    refused_as_root = error and error.kind == "permission" and not (result.attempts[-1].session_id and result.attempts[-1].num_turns)
-    if error and (error.kind in STOPPING or refused_as_root):
+    if error and (error.kind in STOPPING or (error.kind == "permission" and not isinstance(error, Denial))):
         return 3
-    return 4 if error and error.kind in LIMITS else 1
+    return 4 if error and error.kind in LIMITS and not result.out_of_money else 1
 
 
 def remember(result: TaskResult, context: Context) -> None:
@@ -5498,7 +5624,10 @@ class Terminal(Observer):
 
     def task_ended(self, result: TaskResult) -> None:
         self._clear()
-        if not self.verdicts or not result.attempts:
+        if not self.verdicts:
+            return
+        if not result.attempts:
+            self.show(f"  {paint('skipped', 'yellow', sys.stdout)}", sys.stdout)
             return
         last = result.attempts[-1]
         stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled")
@@ -5648,6 +5777,14 @@ def with_agent(options: Options) -> Options:
     return options._replace(claude=usual if options.claude is None else options.claude)
 
 
+def check_amounts(options: Options) -> None:
+    """The numbers among the options, which `run_spec` takes as they come. Raises UsageError."""
+    for name, least in (("timeout", 0.001), ("budget", 0.000001), ("max_wait", 0), ("retries", 0), ("max_turns", 1)):
+        value = getattr(options, name)
+        if value is not None and not (isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 10 ** 9):
+            raise UsageError(f"{name} is {value!r}; expected a number from {least:g} up")
+
+
 def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observer,
             of_several: int = 0) -> Tuple[Dict[str, Any], int]:
     """Run a spec: the --json document and the exit status."""
@@ -5656,12 +5793,14 @@ def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observ
     def client() -> BridgeClient:
         if not clients:
             clients.append(connect_bridge(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), observer.say))
+            clients[0].hurry = lambda: interrupt.count > 1
         return clients[0]
 
     def disconnect() -> None:
         while clients:
             clients.pop().close()
 
+    check_amounts(options)
     options = with_agent(options)
     split_agent(options.claude)
     parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -411,6 +412,8 @@ class TestBridgeClient:
         output = Output()
         with Cable(bridge.port) as cable:
             client = cc.BridgeClient(address_of(bridge, port=cable.port))
+            client._wake()
+            client._wake = lambda: None
             receive = client._receive
 
             def lose(timeout: float):
@@ -425,6 +428,31 @@ class TestBridgeClient:
             client.close()
             connections = cable.taken
         assert (output.text(), ended.exit_code, connections) == ("x\n", 0, 3)
+
+    def test_a_start_of_which_nobody_knows_is_not_tried_again(self, client_kind, bridge, tmp_path):
+        """The request may still be on its way."""
+        with Cable(bridge.port) as cable:
+            client = cc.BridgeClient(address_of(bridge, port=cable.port))
+            client.FIND_S = 0.5
+            client._wake()
+            client._wake = lambda: None
+            client._channel.send = lambda text: cable.cut()
+            with pytest.raises(cc.StartLost):
+                client.start(["touch", "started"], cwd=str(tmp_path))
+            assert client.call("list") == {"processes": []} and not (tmp_path / "started").exists()
+            client.close()
+
+    def test_who_is_in_a_hurry_does_not_wait_for_a_connection(self, client_kind, bridge):
+        with Cable(bridge.port) as cable:
+            client = cc.BridgeClient(address_of(bridge, port=cable.port), hurry=lambda: cable.is_dead)
+            started = client.start(["sleep", "600"])
+            cable.is_dead = True
+            cable.cut()
+            began = time.monotonic()
+            with pytest.raises(cc.BridgeLost):
+                client.follow(started, Output())
+            assert time.monotonic() - began < client.TAKE_UP_S / 2
+        bridge.process.terminate()
 
     def test_a_bridge_that_is_killed_is_lost_for_good(self, client_kind, bridge):
         client = cc.BridgeClient(address_of(bridge))

@@ -276,6 +276,8 @@ RESETS = [
     ("limit reached|1795348800", ("UTC", 2026, 11, 22, 12, 0), 0), ("limit reached|1795352400000", ("UTC", 2026, 11, 22, 12, 0), 3600),
     ("retry-after: 42", NOON, 42), ('{"retry_after": 1.5}', NOON, 1.5), ("Please try again in 2h 30m.", NOON, 9000),
     ("try again in 45 seconds", NOON, 45), ("retrying in 1 minute", NOON, 60),
+    ("retry after 5 minutes", NOON, 300), ("Retry-After: 2 hours", NOON, 7200), ("try again in 1 day", NOON, 86400), ("resets in 2 days", NOON, 2 * 86400),
+    ("wait for 1 hour and 5 minutes", NOON, 3900), ("retry after 10:30", NOON, None),
     # daylight saving: 29 March 2026 and 25 October 2026 in Rome
     ("resets 9am", ("Europe/Rome", 2026, 3, 28, 21, 0), 11 * 3600), ("resets 9am", ("Europe/Rome", 2026, 10, 24, 21, 0), 13 * 3600),
     ("resets 3am", ("Europe/Rome", 2026, 3, 29, 1, 30), 1800), ("resets 2:30am", ("Europe/Rome", 2026, 10, 25, 2, 40), 50 * 60),
@@ -292,6 +294,39 @@ def test_a_limit_passes_in(text, now, seconds, clock_of):
     clock_of(now[0])
     found = read_reset(text, at(*now))
     assert found == (seconds if seconds is None else pytest.approx(seconds, abs=0.01))
+
+
+@pytest.mark.parametrize("text", ["retry after 99999999999999999999", "resets 9999-12-31 23:59", "resets 0001-01-01 00:00", "please wait 99999999999999 hours",
+                                  "limit reached|9999999999999"])
+def test_a_time_that_cannot_be_meant_is_none(text, clock_of):
+    clock_of("America/New_York")
+    error = classify_ending(stream_of(api_error(f"API Error: {text}", 429, "rate_limit")), Ended("completed", 1), "", NOW)
+    assert error.kind in ("rate_limit", "usage_limit") and not error.retry_after
+
+
+STDERR = [("MCP server 'foo' connection timed out", 1), ("[hook] checking certificate verification... ok", 1), ("warning: unknown option in settings", 1),
+          ("Error: Rate limit reached", 139), ("    at connect (ECONNREFUSED)", 1)]
+
+
+@pytest.mark.parametrize("stderr, code", STDERR, ids=[row[0] for row in STDERR])
+def test_what_others_say_on_stderr_is_no_reason(stderr, code):
+    assert end(Case("", "", "", WORK, Ended("completed", code), stderr)).kind == "interrupted"
+
+
+@pytest.mark.parametrize("status, kind", [(501, "overloaded"), (520, "overloaded"), (599, "overloaded"), (408, "network"), (410, "invalid_request"),
+                                          (451, "invalid_request"), ("429", "rate_limit"), ("503", "overloaded")])
+def test_every_http_status_has_its_kind(status, kind):
+    assert end(Case("", "", "", [init(), api_error("API Error", status)])).kind == kind
+
+
+def test_a_reason_counts_also_if_the_cli_hung_after_telling_it():
+    hung = Ended("cancelled", None, "SIGKILL", cause="lingering")
+    assert end(Case("", "", "", [init(), api_error("x", terminal_reason="rapid_refill_breaker")], hung)).kind == "token_limit"
+
+
+def test_a_subagent_that_goes_on_shows_that_the_api_answers():
+    events = [init(), api_retry("overloaded", 529), tool("Bash", {"command": "ls"}, "a", parent="toolu_1")]
+    assert end(Case("", "", "", events, Ended("completed", 137))).kind == "interrupted"
 
 
 @pytest.mark.parametrize("seconds, words", [(0, "0 s"), (42, "42 s"), (59.6, "1 min"), (250, "4 min 10 s"), (6300, "1 h 45 min"),

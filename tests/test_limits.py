@@ -169,9 +169,13 @@ def test_a_run_without_a_result_is_resumed_once(run):
     assert (done.returncode, len(starts), the_attempts(done)[-1]["error"]["kind"]) == (1, 2, "interrupted")
 
 
-def test_a_session_that_is_gone_is_begun_anew(run):
-    gone = {"result": {"subtype": "error_during_execution", "num_turns": 0, "errors": ["No conversation found with session ID: x"]}}
-    done, starts = run(SPEC, [{"exit": 1}], [gone], [WRITES])
+GONE = "No conversation found with session ID: x"
+
+
+@pytest.mark.parametrize("gone", [[{"result": {"subtype": "error_during_execution", "num_turns": 0, "errors": [GONE]}}], [{"stderr": GONE}, {"exit": 1}]],
+                         ids=["result", "stderr"])
+def test_a_session_that_is_gone_is_begun_anew(run, gone):
+    done, starts = run(SPEC, [{"exit": 1}], gone, [WRITES])
     assert done.returncode == 0 and [start["prompt"] for start in starts] == [starts[0]["prompt"], "continue", starts[0]["prompt"]]
     assert flag(starts[2], "--resume") is None
 
@@ -180,6 +184,15 @@ def test_a_cli_that_hangs_after_its_result_is_ended_and_the_result_counts(run):
     done, starts = run(SPEC, [WRITES, {"result": {"total_cost_usd": 0.5}}, {"sleep": 300}])
     attempt, = the_attempts(done)
     assert (done.returncode, attempt["error"], attempt["cost_usd"]) == (0, None, 0.5) and 10 <= attempt["duration"] < 30
+
+
+def test_a_call_that_was_cut_off_by_a_crash_proves_nothing(run):
+    """The agent dies while its command runs; what it does after the resume is something else."""
+    spec = "Task: Make main.py run\nSuccess Criteria: 1) No errors, 2) Command exits with code 0\n"
+    dies = [{"event": {"type": "assistant", "message": {"model": "x", "content": [{"type": "tool_use", "id": "t1", "name": "Bash",
+             "input": {"command": "python3 main.py"}}]}}}, {"exit": 137}]
+    done, _ = run(spec, dies, [{"bash": "echo hi"}])
+    assert (done.returncode, the_attempts(done)[1]["criteria"][0]["met"]) == (1, False)
 
 
 def test_a_further_turn_after_the_result_is_no_hanging(run):
@@ -233,6 +246,44 @@ def test_token_counts_tell_whether_a_resumed_session_counts_again(run, first, se
     first["result"].update(is_error=True, api_error_status=429, result="API Error: 429, retry after 0.1")
     done, _ = run(SPEC, [first], [WRITES, second])
     assert ([attempt["cost_usd"] for attempt in the_attempts(done)], done.json()["cost_usd"]) == (paid, sum(paid))
+
+
+def told_limit(usd, **more) -> dict:
+    return costs(usd, is_error=True, api_error_status=429, result="API Error: 429, retry after 0.1", **more)
+
+
+def test_each_part_of_a_session_that_is_not_counted_again_is_paid(run):
+    """Two limits in a row, the second before a word; as 2.1.197 tells of them."""
+    done, _ = run(SPEC, [told_limit(0.25, **tokens(100, 100))], [told_limit(0, modelUsage={})], [WRITES, costs(0.5, **tokens(200, 200))])
+    assert ([attempt["cost_usd"] for attempt in the_attempts(done)], done.json()["cost_usd"]) == ([0.25, 0, 0.5], 0.75)
+    done, _ = run(SPEC, [told_limit(0.25, **tokens(100, 100))], [{"bash": "true"}, {"exit": 1}], [WRITES, costs(0.5, **tokens(200, 200))])
+    assert ([attempt["cost_usd"] for attempt in the_attempts(done)], done.json()["cost_usd"]) == ([0.25, None, 0.5], 0.75)
+
+
+def test_a_run_that_was_killed_in_a_further_turn_has_an_unknown_cost(run):
+    done, starts = run(SPEC, [costs(0.25), {"text": "I go on."}, {"exit": 1}], [WRITES], options=("--budget", "0.5"))
+    assert ([attempt["cost_usd"] for attempt in the_attempts(done)], len(starts)) == ([None, 0], 2) or len(starts) == 1
+    assert any("not known" in warning for warning in done.json()["warnings"])
+
+
+def test_what_the_api_never_answered_has_cost_nothing(run):
+    """Cut by us in the CLI's own pause, before any answer; the budget is all there."""
+    pausing = [{"api_retry": {"retry_delay_ms": 2000, "error": "rate_limit", "error_status": 429}}, {"sleep": 60}]
+    done, starts = run(SPEC, pausing, [WRITES], options=("--timeout", "1", "--budget", "1"))
+    assert (done.returncode, [flag(start, "--max-budget-usd") for start in starts]) == (0, ["1", "1"])
+    assert not any("not known" in warning for warning in done.json()["warnings"])
+
+
+def test_the_budget_that_is_used_up_is_the_one_that_is_named(run):
+    spec = f"## Task 1: a\n{SPEC}## Task 2: b\n{RETRIED.replace('config', 'other')}Budget: 0.5\n"
+    done, _ = run(spec, [WRITES, {"exit": 1}], [WRITES, costs(0.1)], [costs(0.6)])
+    warning = next(warning for warning in done.json()["warnings"] if "not tried again" in warning)
+    assert "task 2" in warning and "the budget of $0.5 of the task is used up ($0.6000)" in warning
+
+
+def test_no_money_to_go_on_after_a_limit_is_no_limit_that_takes_too_long(run):
+    done, starts = run(SPEC, [told_limit(1.0)], options=("--budget", "1"))
+    assert (done.returncode, len(starts)) == (1, 1)
 
 
 def test_what_a_killed_run_cost_is_not_known_and_said_to_be(run):

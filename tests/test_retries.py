@@ -160,7 +160,9 @@ def limit(number: int = 1, kind: str = "rate_limit", after: Optional[float] = No
 
 
 def resumed(number: int, error: Optional[str] = None, num_turns: Optional[int] = 2) -> Attempt:
-    return attempt(number, error=error, prompt="continue")._replace(resumed=True, retry=False, num_turns=num_turns)
+    gone = AgentError("interrupted", "No conversation found with session ID: s") if num_turns == 0 else None
+    told = attempt(number, error=error, prompt="continue")
+    return told._replace(resumed=True, retry=False, num_turns=num_turns, error=gone or told.error)
 
 
 @pytest.mark.parametrize("kind", ["rate_limit", "usage_limit", "overloaded", "network"])
@@ -212,6 +214,17 @@ def test_what_takes_longer_than_may_be_waited_ends_it(named, patience):
 def test_a_session_that_is_gone_is_begun_anew_without_a_retry():
     step = plan_retry(TASK, [attempt(error="interrupted"), resumed(2, "interrupted", 0)], 0, None)
     assert step == Next(TASK.prompt, 60.0, retry=False)
+
+
+def test_a_session_that_is_gone_leaves_the_one_resume_to_a_crash():
+    attempts = [limit(), resumed(2, "interrupted", 0), attempt(3, error="interrupted")]
+    assert plan_retry(TASK, attempts, 0, None).resume == "s"
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_no_wait_is_longer_than_may_be_waited(jitter):
+    assert plan_retry(TASK, [limit(after=50.0)], 0, None, 50.0, jitter).wait == 50.0
+    assert plan_retry(TASK, [limit(number) for number in range(1, 6)], 0, None, 7.0, jitter).wait == 7.0
 
 
 def test_two_failures_alike_count_as_such_across_a_limit():

@@ -212,20 +212,29 @@ BACKGROUND = [
 ]
 
 
-@pytest.mark.parametrize("criterion", ["All tests pass", "No errors", "Command exits with code 0", "Output contains passed"])
-def test_tests_that_are_still_running_have_not_passed(criterion, tmp_path):
-    """The CLI calls the start of a background command a good result."""
-    stream = read_stream(lines([backgrounded("pytest -q"), says("All tests passed."), result("All tests passed.")]))
+RUNNING, COMPLETED, FAILED = [], [task_ended("completed")], [task_ended("failed")]
+KILLED = [task_ended("killed", updated=True), task_ended("stopped")]
+UNSEEN = [("All tests pass", ["unmet", "weak", "unmet", "unmet"]), ("No errors", ["unmet", "weak", "unmet", "unmet"]),
+          ("No ImportError", ["unmet", "weak", "weak", "weak"]), ("Output does not contain FAILED", ["unmet", "weak", "weak", "weak"]),
+          ("Command exits with code 0", ["unmet"] * 4), ("Command exits with code 1", ["unmet"] * 4),
+          ("Command exits with a non-zero code", ["unmet", "unmet", "weak", "unmet"]), ("Output contains background", ["unmet"] * 4)]
+
+
+@pytest.mark.parametrize("ends, at", [(RUNNING, 0), (COMPLETED, 1), (FAILED, 2), (KILLED, 3)], ids=["running", "completed", "failed", "killed"])
+@pytest.mark.parametrize("criterion, verdicts", UNSEEN, ids=[row[0] for row in UNSEEN])
+def test_what_ran_in_the_background_proves_nothing(criterion, verdicts, ends, at, tmp_path):
+    """Nobody saw what it printed, and the CLI calls its start a good result."""
+    stream = read_stream(lines([backgrounded("pytest -q"), *ends, says("It is done."), result("It is done.")]))
     evidence = cc_execute.Evidence(str(tmp_path), calls=tuple(stream.calls.values()), text=stream.text)
     verdict, = cc_execute.judge(cc_execute.read_criteria([criterion]), evidence)
-    assert not verdict.met or verdict.confidence == "weak" and criterion.startswith("Output"), verdict
+    assert (verdict.confidence if verdict.met else "unmet") == verdicts[at], verdict
 
 
 @pytest.mark.parametrize("events, unfinished, failed", [row[1:] for row in BACKGROUND], ids=[row[0] for row in BACKGROUND])
 def test_background_work_is_unfinished_if_it_ran_at_the_result(events, unfinished, failed):
     stream = read_stream(lines(events))
     call = list(stream.calls.values())[0]
-    assert (stream.unfinished, call.failed, call.unfinished) == (unfinished, failed, bool(unfinished))
+    assert (stream.unfinished, call.failed, call.background == "running", call.output) == (unfinished, failed, bool(unfinished), "")
 
 
 def test_a_command_that_merely_took_long_is_no_background_work():
@@ -244,7 +253,7 @@ def test_a_subagent_that_was_left_running_is_unfinished():
 
 # ---- Cost. ----
 
-COSTS = [([result(total_cost_usd=0.5)], 0.5), ([result(total_cost_usd=0.5), result(total_cost_usd=0.75)], 0.75), ([], None), ([bash("x")], None),
+COSTS = [([result(total_cost_usd=0.5)], 0.5), ([result(total_cost_usd=0.5), says("I go on.")], None), ([result(total_cost_usd=0.5), result(total_cost_usd=0.75)], 0.75), ([], None), ([bash("x")], None),
          ([result(total_cost_usd=0.5), error_result("error_during_execution", num_turns=0, total_cost_usd=0)], 0.5), ([result(total_cost_usd=0)], 0),
          ([result(total_cost_usd=None)], None), ([result(total_cost_usd="0.5")], None), ([result(total_cost_usd=-1)], None),
          ([result(total_cost_usd=True)], None), ([result(total_cost_usd=float("nan"))], None), ([result(total_cost_usd=1e300)], None)]
@@ -253,6 +262,41 @@ COSTS = [([result(total_cost_usd=0.5)], 0.5), ([result(total_cost_usd=0.5), resu
 @pytest.mark.parametrize("events, cost", COSTS, ids=range(len(COSTS)))
 def test_a_run_costs_what_its_last_word_says_and_unknown_is_not_nothing(events, cost):
     assert read_stream(lines(events)).cost_usd == cost
+
+
+@pytest.mark.parametrize("session", [5, ["x"], None, {}, ""])
+def test_a_session_s_name_is_a_text(session):
+    assert read_stream(lines([{**init(), "session_id": session}, {**result(), "session_id": session}])).session_id is None
+
+
+def test_what_is_no_number_in_json_is_unknown():
+    stream = read_stream('{"type": "result", "subtype": "success", "num_turns": NaN, "total_cost_usd": 1e999, "usage": {"a": -Infinity}}')
+    assert (stream.result["num_turns"], stream.result["total_cost_usd"], stream.result["usage"]) == (None, None, {"a": None})
+
+
+def test_a_rejection_is_over_when_the_api_answers_again():
+    stream = read_stream(lines([rate_limit("rejected", 99), synthetic("You've hit your limit", "rate_limit")]))
+    assert stream.rejected
+    stream.feed(lines([says("I go on.")]))
+    assert stream.rejected is None
+
+
+ODD = [None, 5, -1, "x", [], ["x"], {}, {"a": 1}, True, 10 ** 400]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[repr(odd)[:12] for odd in ODD])
+def test_odd_fields_are_survived(odd):
+    events = [{**init(), "session_id": odd}, {"type": "rate_limit_event", "rate_limit_info": odd}, {**rate_limit("rejected"), "rate_limit_info":
+              {"status": "rejected", "resetsAt": odd, "rateLimitType": odd}}, {**api_retry("x", 1), "retry_delay_ms": odd, "error": odd, "error_status": odd},
+              {**LATER[1], "task_id": odd, "tool_use_id": odd, "description": odd}, {**task_ended("x"), "status": odd, "task_id": odd},
+              {**task_ended("x", updated=True), "patch": odd}, {**says("x"), "message": odd}, {**bash("x")[1], "tool_use_result": odd},
+              {**bash("x")[1], "message": {"content": odd}},
+              result(is_error=True, total_cost_usd=odd, num_turns=odd, usage=odd, modelUsage=odd, permission_denials=odd, api_error_status=odd,
+                     terminal_reason=odd, stop_reason=odd, errors=odd, result=odd)]
+    stream = read_stream(lines(events))
+    error = cc_execute.classify_ending(stream, cc_execute.Ended("completed", 1), "", 0.0)
+    assert error is not None and stream.retry_delay >= 0 and stream.cost_usd in (None, 5)
+    assert cc_execute.denied(stream, ()) is None
 
 
 @pytest.mark.parametrize("event, delay", [(api_retry("rate_limit", 429), 0.5), ({**api_retry("x", None), "retry_delay_ms": "soon"}, 0), (init(), 0)])
