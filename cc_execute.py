@@ -61,7 +61,7 @@ JUDGE_TOOLS = "Read,Grep,Glob"        # with them it can look at everything and 
 JUDGE_MATTER_CHARS = 20_000           # of the transcript's end, and of the list of changed files, it is told so much
 MAX_WAIT_S = 900                      # in all for limits, overload and network trouble to pass
 WAITS_IN_A_ROW = 5                    # then what is waited for does not pass
-BACKOFF_S = 5                         # the first wait for what names no time; each further one twice as long
+BACKOFF_S = 5                         # the first wait for what names no time; each further one three times as long
 CONTINUE = "continue"                 # the prompt that goes on in a session
 AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended; some hang for hours
 FINDING_CHARS = 700                   # of what was found, in a retry's prompt
@@ -189,6 +189,7 @@ class Ended(NamedTuple):
     survivors: Tuple[int, ...] = ()
     cause: str = ""                   # why we cancelled it: "user", "doomed" (no use going on) or "lingering" (after its result)
     late: bool = False                # its result came only after the time limit had passed
+    silence: float = 0.0              # how long it had said nothing at the end
 
 
 class AgentError(NamedTuple):
@@ -287,7 +288,8 @@ class TaskResult(NamedTuple):
     status: str                       # passed failed error timeout cancelled skipped
     attempts: Tuple[Attempt, ...] = ()
     changes: Changes = Changes()
-    out_of_money: bool = False        # it would have been gone on with
+    note: str = ""                    # why it was not gone on with
+    out_of_money: bool = False        # and whether that was for the lack of it
 
     @property
     def confidence(self) -> Optional[str]:
@@ -1449,6 +1451,8 @@ def split_agent(command: str) -> Tuple[str, ...]:
 
 # Errors that an api_retry tells of and that cannot get better: left alone, the CLI asks ten times, for minutes.
 NO_ANSWER = "no answer"
+TOKENS = (("inputTokens", "input_tokens"), ("cacheReadInputTokens", "cache_read_input_tokens"),
+          ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # what was read: names in modelUsage, and in usage
 HOPELESS = ("authentication_failed", "billing_error", "oauth_org_not_allowed", "account_on_hold", "verification_required")
 
 
@@ -1461,6 +1465,7 @@ class Stream:
         self.texts: List[str] = []                    # of the main loop, not of subagents
         self.results: List[Mapping[str, Any]] = []
         self.synthetic: Optional[Mapping[str, Any]] = None   # a message about an error that the CLI wrote itself, if it is the last
+        self.inputs: Dict[str, Tuple[float, ...]] = {}       # tokens that each message read, by the rows of TOKENS, by its id
         self.rejections: Dict[str, Mapping[str, Any]] = {}   # rate_limit_info of rejections that are in force, by rateLimitType
         self.retrying: Optional[Mapping[str, Any]] = None    # the last api_retry, as long as nothing came after it
         self.unfinished: Tuple[str, ...] = ()         # background work that was still running at the last result
@@ -1535,6 +1540,8 @@ class Stream:
             self.synthetic, self.is_over = event if told_by_cli else None, False
         if told_by_cli:
             return
+        usage = as_mapping(message.get("usage"))
+        self.inputs[str(message.get("id"))] = tuple(read_number(usage.get(name), 0.0) for _, name in TOKENS)
         self.retrying, self.has_answered = None, True   # the API lets something through again
         self.rejections.clear()
         for block in blocks_of(message):
@@ -1770,11 +1777,14 @@ STARTUP_FAILURES = {"bypass_root": "permission", "cwd_unavailable": "invalid_req
 NOT_THE_CLI = re.compile(r"\s*(?:\[|\(|at |warn|debug|info|hook|mcp\b|npm )", re.I)   # lines on stderr of what it started, and stack traces
 NOT_RUNNABLE = (126, 127)             # a shell's or wrapper's exit codes for a program that is not executable or not there
 NEXT_STEPS = {
-    "authentication": "Log in with `claude` and /login, or set ANTHROPIC_API_KEY; then run this again.",
+    "authentication": "Log in with `claude` and /login, or set ANTHROPIC_API_KEY (where that is set, it wins over a login); then run this "
+                      "again.",
     "billing": "Add credit or raise the spend limit of the account; then run this again.",
     "permission": "Run it as an ordinary user; in a container that may be lost set IS_SANDBOX=1; or use --permissions allowed.",
     "not_found": "Install it (npm install -g @anthropic-ai/claude-code), or name it with --claude CMD.",
-    "invalid_request": "Correct the model, flag or request that is named.",
+    "invalid_request": "Correct what is named there, then run this again.",
+    "network": "If it stays, look at the connection, the proxy, its certificates and ANTHROPIC_BASE_URL.",
+    "bridge": "Run this again.",
     "timeout": "Give it longer with 'Timeout:' in the spec or --timeout.",
     "stalled": "Give it longer with 'Timeout:' in the spec or --timeout.",
     "token_limit": "Split the task, or let it read and write less at a time.",
@@ -1802,7 +1812,8 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
         return None
     if ended.status in ("timeout", "stalled"):
         what = "It ran into its time limit" if ended.status == "timeout" else "It said nothing for too long and was ended"
-        return make_error(ended.status, f"{what} after {ended.duration:.1f} s" + (f", while {stream.doing}" if stream.retrying else ""))
+        silent = f", silent for the last {describe_span(ended.silence)}" if ended.silence > max(60, ended.duration / 2) else ""
+        return make_error(ended.status, f"{what} after {ended.duration:.1f} s{silent}" + (f", while {stream.doing}" if stream.retrying else ""))
     if ended.status == "cancelled" and not ended.cause:
         return make_error("bridge", "The bridge was ended, or another client cancelled the agent")
     ending = read_ending(stream, ended, stderr)
@@ -1811,8 +1822,8 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
     used_up = {"max_turns": "It used up its turns", "budget": "It used up its budget"}.get(kind)
     message = ending.text or used_up or (f"It ended with {result.get('subtype')}" if result else f"It ended without a result, {how}")
     after = read_retry_after(stream, ended, ending.text, now) if kind in LIMITS + ("billing",) else None
-    passes = f" It passes {describe_moment(now + after, now)}." if after else ""
-    return make_error(kind, shorten(message, 500).rstrip(".") + "." + passes, after)
+    resets = f" It resets {describe_moment(now + after, now)}." if after else ""
+    return make_error(kind, shorten(message, 500).rstrip(".") + "." + resets, after)
 
 
 def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
@@ -1822,7 +1833,7 @@ def read_ending(stream: Stream, ended: Ended, stderr: str) -> Ending:
     error = str(event.get("error") or (stream.retry_error if retry else ""))
     status = result.get("api_error_status") if stream.result else retry.get("error_status")
     if ended.cause in ("doomed", "waiting") or (retry and not said and not result.get("result")):
-        told = {"doomed": f"The API refuses every request ({error})",
+        told = {"doomed": f"The API does not let it in ({error})",
                 "waiting": f"The API was to be asked again in {stream.retry_delay:.0f} s ({error}), longer than the time limit leaves"}
         otherwise = f"It ended while the API refused requests ({error})"
         return Ending(retry.get("error_status"), error, said or told.get(ended.cause, otherwise))
@@ -1964,9 +1975,9 @@ def describe_span(seconds: float) -> str:
 
 
 def describe_moment(moment: float, now: float) -> str:
-    """"at 15:45 (in 1 h 45 min)", by this machine's clock; with the date if that is not today's."""
+    """"at 15:45 CET (in 1 h 45 min)", by this machine's clock; with the date if that is not today's."""
     day = "" if time.localtime(moment)[:3] == time.localtime(now)[:3] else "%a %Y-%m-%d "
-    return time.strftime(f"at {day}%H:%M", time.localtime(moment)) + f" (in {describe_span(moment - now)})"
+    return time.strftime(f"at {day}%H:%M %Z", time.localtime(moment)) + f" (in {describe_span(moment - now)})"
 
 
 # ---- Workspace: a folder -> Snapshot; two snapshots -> Changes. Reads the disk, changes nothing. ----
@@ -3932,11 +3943,13 @@ def after_limit(attempts: Sequence[Attempt], patience: float, jitter: float, now
 def plan_wait(named: Optional[float], in_a_row: int, patience: float, jitter: float, now: float) -> Union[float, Stop]:
     """Seconds to wait for a limit that was met so often in a row: the time that was named, else ever longer. `now` is a Unix time."""
     if in_a_row > WAITS_IN_A_ROW:
-        return Stop(f"it was waited for {WAITS_IN_A_ROW} times in a row and has not passed; run this again later")
+        return Stop(f"it was waited for {WAITS_IN_A_ROW} times in a row, and is still there; run this again later")
     if (named or 0.0) > patience or patience <= 0:
-        passes = f"it passes {describe_moment(now + named, now)}" if named else "nobody said when it passes"
-        return Stop(f"{passes}, and --max-wait allows {describe_span(max(0.0, patience))} more; run this again {'then' if named else 'later'}")
-    backoff = min(BACKOFF_S * 2 ** (in_a_row - 1) * (1 + jitter) / 2, patience)
+        resets = f"the limit resets {describe_moment(now + named, now)}" if named else "nobody says how long it takes"
+        allowed = f"{describe_span(patience)} more" if patience > 0 else "no more waiting"
+        later = f"then, or allow more with --max-wait {int(named) + 60}" if named else "later"
+        return Stop(f"{resets}, and --max-wait allows {allowed}; run this again {later}")
+    backoff = min(BACKOFF_S * 3 ** (in_a_row - 1) * (1 + jitter) / 2, patience)
     return min(named + min(5.0, named / 10) * jitter, patience) if named else backoff
 
 
@@ -3976,7 +3989,7 @@ def longer_attempt(attempts: Sequence[Attempt], longest: Optional[float]) -> Uni
     last = attempts[-1]
     timeout = min(last.timeout * GROWTH_ON_TIMEOUT, longest or float("inf"))
     if sum(bool(a.error and a.error.kind == "timeout") for a in attempts) > 1:
-        return Stop("a longer time limit did not help")
+        return Stop("it ran into the longer time limit too")
     return Next(last_prompt(attempts), timeout) if timeout > last.timeout else Stop("--timeout allows no longer attempt")
 
 
@@ -4406,7 +4419,7 @@ def authorization(address: Address) -> List[Tuple[str, str]]:
 
 def refused(address: Address, status: int) -> NotReady:
     reasons = {401: "it wants another token; set CC_BRIDGE_TOKEN to it", 403: "it takes no connections under this host name"}
-    return NotReady(f"{address} refused the connection (HTTP {status}): {reasons.get(status, 'is it a bridge?')}.")
+    return NotReady(f"{address} refused the connection (HTTP {status}): {reasons.get(status, 'it does not seem to be a bridge')}.")
 
 
 # -- finding and starting
@@ -4612,6 +4625,7 @@ class BridgeClient:
     def __init__(self, address: Address, hurry: Callable[[], bool] = lambda: False):
         self.address = address
         self.hurry = hurry            # whether to wait for nothing any more
+        self.say: Callable[[str], None] = lambda text: None
         self._requests = 0
         self._waiting: List[Mapping[str, Any]] = []
         self._channel = self._connect()
@@ -4737,6 +4751,7 @@ class BridgeClient:
     def _persist(self, work: Callable[[], Any]) -> Any:
         """Connect again, for a while if need be (a tunnel may be coming back), and do that work. BridgeLost if it cannot be done."""
         deadline = time.monotonic() + self.TAKE_UP_S
+        self.say("the connection to the bridge broke; taking it up again")
         while True:
             try:
                 self._reconnect()
@@ -4939,8 +4954,9 @@ def run_task(task: Task, context: Context) -> TaskResult:
     if step.reason:
         context.warn(f"task {task.number} was not {'tried again' if attempts else 'started'}: {step.reason}")
     if not attempts:
-        return TaskResult(task, "skipped")
-    return TaskResult(task, task_status(task, attempts[-1], context.options.strict), tuple(attempts), run.changes, out_of_money)
+        return TaskResult(task, "skipped", note=step.reason)
+    status = task_status(task, attempts[-1], context.options.strict)
+    return TaskResult(task, status, tuple(attempts), run.changes, step.reason, out_of_money)
 
 
 def next_step(task: Task, attempts: Sequence[Attempt], retries: int, context: Context) -> Union[Next, Stop]:
@@ -5046,10 +5062,6 @@ class Transcript:
         self._file.close()
 
 
-TOKENS = (("inputTokens", "input_tokens"), ("outputTokens", "output_tokens"), ("cacheReadInputTokens", "cache_read_input_tokens"),
-          ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # in modelUsage, in usage
-
-
 class SessionTotal(NamedTuple):
     """What a session has used so far: USD, and tokens by the rows of TOKENS."""
     cost_usd: float = 0.0
@@ -5062,14 +5074,16 @@ def model_tokens(result: Mapping[str, Any]) -> Tuple[float, ...]:
     return tuple(sum(read_number(model.get(name), 0.0) for model in models) for name, _ in TOKENS)
 
 
-def counts_earlier(before: SessionTotal, cost_usd: float, result: Mapping[str, Any]) -> bool:
+def counts_earlier(before: SessionTotal, stream: Stream) -> bool:
     """Whether a resumed session's result counts again what was used before it: so it is documented. 2.1.197 does not (seen): there the
-    tokens over all models are no more than those of the last run, though there were some before."""
-    whole, own = model_tokens(result), as_mapping(result.get("usage"))
-    if cost_usd < before.cost_usd:
+    tokens over all models are no more than those of the run's own messages, though there were some before."""
+    result = as_mapping(stream.result)
+    whole, last = model_tokens(result), as_mapping(result.get("usage"))   # which is empty where a budget ended the run
+    messages = [sum(column) for column in zip(*stream.inputs.values())] or [0.0] * len(TOKENS)
+    own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, messages)]
+    if (stream.cost_usd or 0.0) < before.cost_usd:
         return False
-    return not any(whole) or all(used >= earlier + read_number(own.get(name), 0.0)
-                                 for used, earlier, (_, name) in zip(whole, before.tokens, TOKENS))
+    return not any(whole) or all(used >= earlier + new for used, earlier, new in zip(whole, before.tokens, own))
 
 
 class JudgeAnswer(NamedTuple):
@@ -5088,6 +5102,7 @@ class Watch:
         self.started_at = time.monotonic()
         self.result_after: Optional[float] = None     # seconds from the start to the result, unless a further turn has begun
         self.cause = ""
+        self.heard_after = 0.0                        # seconds from the start to the last thing it said
         self._pause: Tuple[Any, float] = (None, 0.0)  # the last api_retry, and when the CLI asks again in seconds from the start
 
     def elapsed(self) -> float:
@@ -5095,6 +5110,7 @@ class Watch:
 
     def feed(self, data: str) -> None:
         self.stream.feed(data)
+        self.heard_after = self.elapsed()
         self.result_after = (self.result_after or self.elapsed()) if self.stream.is_over else None
         if self.stream.retrying is not self._pause[0]:
             self._pause = (self.stream.retrying, self.elapsed() + self.stream.retry_delay)
@@ -5113,7 +5129,7 @@ class Watch:
         """How it ended, with the cause, and whether its result came only after the time limit."""
         self.stream.finish()
         late = ended.status == "timeout" and (self.result_after is None or self.result_after >= self.limit)
-        return ended._replace(cause=self.cause, late=late)
+        return ended._replace(cause=self.cause, late=late, silence=ended.duration - self.heard_after)
 
 
 class AttemptRun:
@@ -5155,7 +5171,10 @@ class AttemptRun:
             self.lost_at_start = isinstance(trouble, StartLost)
             orphan = " If the agent still runs, the bridge ends it a minute after its client has gone." * bool(process or self.lost_at_start)
             kind = "cancelled" if self.context.interrupt.signal else "bridge"
-            error = AgentError(kind, f"{str(trouble).rstrip('.')}.{orphan}")
+            error = make_error(kind, f"{str(trouble).rstrip('.')}.{orphan}")
+            ended = ended._replace(duration=self.watch.elapsed() if process else 0.0)
+            if process or self.lost_at_start:
+                self.sweep()
         except OSError as trouble:    # before the start: nothing has been paid for
             error = AgentError("unknown", f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output "
                                           f"DIR.")
@@ -5166,11 +5185,17 @@ class AttemptRun:
             verdicts = self.ask_judge(verdicts)
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
         lost = AgentError("bridge", self.lost) if self.lost else None
-        error = error or lost or self.interrupted(verdicts) or denied(self.stream, verdicts) or self.judge_limit
+        error = error or lost or self.interrupted(verdicts) or self.denied(verdicts) or self.judge_limit
         attempt = self.report(command, ended, error, verdicts)._replace(started=process is not None)
         if process and ended.survivors:
             self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
         return attempt
+
+    def sweep(self) -> None:
+        """After the end of a bridge: a new one ends what the old one had to leave behind, such as a command of the agent's."""
+        self.context.disconnect()
+        with contextlib.suppress(NotReady, BridgeLost):   # the trouble that brought us here is told already
+            self.context.client()
 
     def start(self, command: Sequence[str]) -> Started:
         return self.context.client().start(command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
@@ -5203,6 +5228,9 @@ class AttemptRun:
         self.watch.cause = "user"
         return min(2, self.context.interrupt.count)
 
+    def denied(self, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
+        return denied(self.stream, verdicts, self.context.options.permissions)
+
     def interrupted(self, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
         """A signal while the criteria were judged, if one is not met: its command may have been cut off."""
         cut = self.context.interrupt.signal and not all(verdict.met for verdict in verdicts)
@@ -5221,19 +5249,24 @@ class AttemptRun:
     def run_command(self, command: str) -> CommandResult:
         """Run a criterion's command through the bridge, under the task's limit; nothing of it stays behind."""
         output = Output()
-        self.context.observer.progress(f"checking: {shorten(command, 60)}", self.watch.elapsed())
         try:
             client = self.context.client()
             process = client.start(["sh", "-c", command], label="criterion", **self.surroundings())
-            ended = client.follow(process, output.take, lambda: min(2, self.context.interrupt.count))
+            ended = client.follow(process, output.take, lambda: self.checking(command))
             if ended.survivors:
                 client.cancel(process)
         except (CallError, BridgeLost) as trouble:
             self.lost = str(trouble) if isinstance(trouble, BridgeLost) else ""
             return CommandResult(None, output.text(), f"it could not be run to its end: {trouble}")
         good = ended.status == "completed" and ended.exit_code is not None
-        note = "" if good else f"{ended.signal or ended.status} after {ended.duration:.1f} s"
+        how = f"it ran into the time limit of {self.step.timeout:g} s" if ended.status == "timeout" else f"{ended.signal or ended.status}"
+        note = "" if good else how if ended.status == "timeout" else f"{how} after {ended.duration:.1f} s"
         return CommandResult(ended.exit_code if good else None, output.text(), note)
+
+    def checking(self, command: str) -> int:
+        """Asked while a criterion's command runs: shows it, and says how often it has to be cancelled by now."""
+        self.context.observer.progress(f"checking: {shorten(command, 60)}", self.watch.elapsed())
+        return min(2, self.context.interrupt.count)
 
     def end_survivors(self, process: Started, ended: Ended, good: bool) -> None:
         """What outlived the agent: ended after a failed attempt, told of after a good one (it may be the server that was asked for)."""
@@ -5262,7 +5295,7 @@ class AttemptRun:
     def own_cost(self) -> Optional[float]:
         """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
         cost, before = self.stream.cost_usd, self.resumed.session_total() if self.resumed else SessionTotal()
-        counts_again = cost is not None and before.cost_usd and counts_earlier(before, cost, as_mapping(self.stream.result))
+        counts_again = cost is not None and before.cost_usd and counts_earlier(before, self.stream)
         return round(max(0.0, cost - before.cost_usd), 9) if counts_again else cost
 
     def session_total(self) -> SessionTotal:
@@ -5403,13 +5436,14 @@ def start_error(refusal: CallError, program: str, directory: str) -> AgentError:
     return make_error(kind, f"The bridge could not start {program!r} in {directory}: {refusal}")
 
 
-def denied(stream: Stream, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
+def denied(stream: Stream, verdicts: Sequence[Verdict], permissions: str = "allowed") -> Optional[AgentError]:
     """A tool that was denied, if a criterion is not met either: seen in the result's permission_denials."""
     denials = blocks_of({"content": (stream.result or {}).get("permission_denials")})
     if not denials or all(verdict.met for verdict in verdicts):
         return None
     tools = sorted({str(denial.get("tool_name")) for denial in denials})
-    advice = "Name the tools with 'Tools:' in the spec, or use --permissions skip."
+    advice = ("Name the tools with 'Tools:' in the spec, or use --permissions skip." if permissions == "allowed" else
+              "No permissions were asked for: Claude Code itself, or a policy, refuses what it wanted to do; the transcript names it.")
     return Denial("permission", f"Claude was not allowed to use {', '.join(tools)}. {advice}", HINTS["permission"])
 
 
@@ -5446,8 +5480,8 @@ def spec_version(spec: Spec) -> str:
 def total_cost(attempts: Iterable[Attempt]) -> Optional[float]:
     """USD of several attempts, as far as it is known; None if nothing is."""
     attempts = list(attempts)
-    known = any(attempt.cost_usd is not None for attempt in attempts)
-    return round(sum(attempt.paid_usd or 0.0 for attempt in attempts), 6) if known else None
+    known = [cost for attempt in attempts for cost in (attempt.cost_usd, attempt.judge_cost_usd or None) if cost is not None]
+    return round(sum(known), 6) if known else None
 
 
 # ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
@@ -5518,7 +5552,7 @@ def criterion_document(criterion: Criterion) -> Dict[str, Any]:
 
 COLOURS = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold": "1"}
 PLAIN_PACE_S = 10                     # without a terminal, at most one line of progress in so many seconds
-WAIT_PACE_S = 60                      # and one of a countdown
+WAIT_PACE_S = 60                      # and one of a countdown, or of what goes on and on
 WAITED_FOR = {"rate_limit": "the rate limit", "usage_limit": "the usage limit", "overloaded": "the overload", "network": "the network trouble"}
 
 
@@ -5591,8 +5625,10 @@ class Terminal(Observer):
         self.last = None
 
     def waiting(self, kind: str, left: float) -> None:
-        now, minutes, seconds = time.monotonic(), *divmod(int(left + 0.999), 60)
-        told = f"waiting for {WAITED_FOR.get(kind, 'it')} to pass: {minutes}:{seconds:02} left"
+        now, hours, seconds = time.monotonic(), *divmod(int(left + 0.999), 3600)
+        clock = f"{hours}:{seconds // 60:02}:{seconds % 60:02}" if hours else f"{seconds // 60}:{seconds % 60:02}"
+        until = time.strftime(", until %H:%M", time.localtime(time.time() + left)) if left >= 120 else ""
+        told = f"waiting for {WAITED_FOR.get(kind, 'it')} to pass: {clock} left{until}"
         if not self.is_waiting:
             self._tell_last()
             self.is_waiting, self.told_at = True, now - WAIT_PACE_S
@@ -5608,7 +5644,7 @@ class Terminal(Observer):
             again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
             self._show_live(f"{elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}")
             self.told, self.shown_at = doing, now
-        elif not self.live and doing != self.told and now - self.told_at >= PLAIN_PACE_S:
+        elif not self.live and now - self.told_at >= (PLAIN_PACE_S if doing != self.told else WAIT_PACE_S):
             self.told, self.told_at = doing, now
             self.show(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", sys.stderr)
 
@@ -5627,14 +5663,16 @@ class Terminal(Observer):
         if not self.verdicts:
             return
         if not result.attempts:
-            self.show(f"  {paint('skipped', 'yellow', sys.stdout)}", sys.stdout)
+            self.show(f"  {paint('skipped', 'yellow', sys.stdout)}: {result.note}", sys.stdout)
             return
         last = result.attempts[-1]
-        stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled")
+        stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled") and result.changes == Changes()
         for verdict in () if stopped else last.verdicts:   # of what never began only the next step matters
             self.show(verdict_line(verdict), sys.stdout)
         if last.error:
             self.show(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}", sys.stdout)
+        if result.note:
+            self.show(f"  not tried again: {result.note}", sys.stdout)
         self.show(task_summary(result), sys.stdout)
 
     def _clear(self) -> None:
@@ -5793,7 +5831,7 @@ def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observ
     def client() -> BridgeClient:
         if not clients:
             clients.append(connect_bridge(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), observer.say))
-            clients[0].hurry = lambda: interrupt.count > 1
+            clients[0].hurry, clients[0].say = lambda: interrupt.count > 1, observer.say
         return clients[0]
 
     def disconnect() -> None:

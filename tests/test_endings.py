@@ -339,7 +339,7 @@ def test_a_limit_says_when_it_passes(clock_of):
     clock_of("Europe/Rome")
     told = classify_ending(stream_of(api_error("You've hit your session limit · resets 3:45pm", 429, "rate_limit")),
                            Ended("completed", 1), "", at(*NOON)).message
-    assert told == "You've hit your session limit · resets 3:45pm. It passes at 15:45 (in 3 h 45 min)."
+    assert told == "You've hit your session limit · resets 3:45pm. It resets at 15:45 CET (in 3 h 45 min)."
 
 
 def test_the_pause_that_the_api_asks_for_is_how_long_it_takes():

@@ -177,7 +177,7 @@ def test_without_a_session_what_was_last_asked_for_is_asked_again():
     assert plan_retry(TASK, [limit(), resumed(2, "network")._replace(session_id=None)], 2, None, 900.0).prompt == TASK.prompt
 
 
-@pytest.mark.parametrize("in_a_row, least, most", [(1, 2.5, 5), (2, 5, 10), (3, 10, 20), (4, 20, 40), (5, 40, 80)])
+@pytest.mark.parametrize("in_a_row, least, most", [(1, 2.5, 5), (2, 7.5, 15), (3, 22.5, 45), (4, 67.5, 135), (5, 202.5, 405)])
 def test_what_names_no_time_is_waited_for_longer_each_time_with_jitter(in_a_row, least, most):
     attempts = [limit(number) for number in range(1, in_a_row + 1)]
     waits = [plan_retry(TASK, attempts, 0, None, 900.0, jitter=jitter).wait for jitter in (0.0, 0.5, 1.0)]
