@@ -387,6 +387,12 @@ def test_the_message_says_what_happened_and_what_to_do(events, stderr, words):
     assert all(word in message for word in words), message
 
 
+def test_a_time_limit_tells_of_a_long_silence():
+    message = end(Case("", "", "", WORK, Ended("timeout", None, "SIGKILL", 1200.0, silence=1190.0))).message
+    assert "after 1200.0 s, silent for the last 19 min 50 s" in message
+    assert "silent" not in end(Case("", "", "", WORK, Ended("timeout", None, "SIGKILL", 45.0, silence=40.0))).message
+
+
 def test_a_time_limit_says_how_long_it_was():
     assert "45" in end(Case("", "", "", WORK, Ended("timeout", None, "SIGKILL", 45.02))).message
 

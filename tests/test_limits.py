@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from bridging import Cable
+from bridging import Cable, lives
 from support import ROOT, heed_signals, wait_until
 
 pytestmark = pytest.mark.usefixtures("bridge")
@@ -222,6 +222,25 @@ def test_a_connection_that_breaks_is_taken_up_again_without_the_task_noticing(br
     attempt, = the_attempts(done)
     assert (done.returncode, attempt["error"], done.json()["tasks"][0]["text"], len(agent.starts())) == (0, None, "All of it is done.", 1)
     assert connections > 2 and [c["confidence"] for c in attempt["criteria"]] == ["proved"] * 2
+
+
+def test_a_bridge_that_is_killed_leaves_no_command_of_the_agent_s(bridge, run_cc, stand_in, tmp_path, monkeypatch):
+    """The agent ends with its bridge; its command, in a session of its own, is ended by the next bridge, which is started for that."""
+    agent = stand_in([{"bash": f"echo $$ >{tmp_path}/pid; sleep 300"}])
+
+    def kill() -> None:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().endswith("\n"), "the command runs")
+        bridge.process.kill()
+        bridge.process.wait()
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    done = run_cc("-", "--json", input=SPEC, env=agent.environment)
+    killing.join()
+    error = the_attempts(done)[-1]["error"]
+    assert (done.returncode, error["kind"]) == (3, "bridge") and "taking it up again" in done.stderr and "Run this again" in error["message"]
+    assert the_attempts(done)[-1]["duration"] > 1
+    wait_until(lambda: not lives(int((tmp_path / "pid").read_text())), "the command has ended")
 
 
 # ---- Money. ----

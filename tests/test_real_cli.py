@@ -294,6 +294,16 @@ def test_a_budget_ends_the_run_that_exceeds_it_and_starts_no_other(run):
     assert done.json()["cost_usd"] == attempt["cost_usd"] > 0.4 and attempt["command"][attempt["command"].index("--max-budget-usd") + 1] == "0.4"
 
 
+def test_a_resumed_run_that_exceeds_what_is_left_is_paid_in_full(run):
+    """Its result has no usage, so that only its messages tell that it does not count again what came before."""
+    dear = {**WRITES, **DEAR}
+    with ScriptedApi(in_turn(dear, SLOW_DOWN, SLOW_DOWN, then=dear)) as api:
+        done = run(api, CONFIG_SPEC, "--budget", "0.9", env=RETRY_ONCE)
+    first, second = the_attempts(done)
+    assert (first["error"]["kind"], second["error"]["kind"]) == ("rate_limit", "budget")
+    assert first["cost_usd"] == second["cost_usd"] > 0.5 and done.json()["cost_usd"] == pytest.approx(2 * first["cost_usd"])
+
+
 def test_what_is_left_of_a_budget_goes_along_and_nothing_starts_when_it_is_used_up(run):
     with ScriptedApi(lambda request: {**SAYS_DONE, **DEAR}) as api:
         done = run(api, THREE, "--budget", "1", "--keep-going")
