@@ -63,6 +63,7 @@ MAX_WAIT_S = 900                      # in all for limits, overload and network 
 WAITS_IN_A_ROW = 5                    # then what is waited for does not pass
 BACKOFF_S = 5                         # the first wait for what names no time; each further one three times as long
 CONTINUE = "continue"                 # the prompt that goes on in a session
+STALL_S = 1800                        # so long without a word or a running tool it hangs: no answer takes that long (64,000 tokens)
 AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended; some hang for hours
 FINDING_CHARS = 700                   # of what was found, in a retry's prompt
 OUTPUT_END_CHARS = 500                # of a command's output, where it tells most: at its end
@@ -187,7 +188,7 @@ class Ended(NamedTuple):
     signal: Optional[str] = None
     duration: float = 0.0
     survivors: Tuple[int, ...] = ()
-    cause: str = ""                   # why we cancelled it: "user", "doomed" (no use going on) or "lingering" (after its result)
+    cause: str = ""                   # why we cancelled it: "user", or what a Watch has seen
     late: bool = False                # its result came only after the time limit had passed
     silence: float = 0.0              # how long it had said nothing at the end
 
@@ -1786,7 +1787,7 @@ NEXT_STEPS = {
     "network": "If it stays, look at the connection, the proxy, its certificates and ANTHROPIC_BASE_URL.",
     "bridge": "Run this again.",
     "timeout": "Give it longer with 'Timeout:' in the spec or --timeout.",
-    "stalled": "Give it longer with 'Timeout:' in the spec or --timeout.",
+    "stalled": "The transcript shows how far it came.",
     "token_limit": "Split the task, or let it read and write less at a time.",
     "max_turns": "Allow more with 'Max Turns:' in the spec or --max-turns.",
     "budget": "Allow more with 'Budget:' in the spec or --budget, or split the task.",
@@ -1814,6 +1815,8 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
         what = "It ran into its time limit" if ended.status == "timeout" else "It said nothing for too long and was ended"
         silent = f", silent for the last {describe_span(ended.silence)}" if ended.silence > max(60, ended.duration / 2) else ""
         return make_error(ended.status, f"{what} after {ended.duration:.1f} s{silent}" + (f", while {stream.doing}" if stream.retrying else ""))
+    if ended.cause == "stalled":
+        return make_error("stalled", f"It said nothing for {describe_span(ended.silence)}, with no tool at work, and was ended")
     if ended.status == "cancelled" and not ended.cause:
         return make_error("bridge", "The bridge was ended, or another client cancelled the agent")
     ending = read_ending(stream, ended, stderr)
@@ -3908,6 +3911,7 @@ class Stop(NamedTuple):
     reason: str
 
 
+CUT_OFF = ("interrupted", "stalled")  # what such an attempt had done is still there, and it is resumed, once
 SHORTER = "Keep the answer short: write long content to files in several steps, and read only the parts of files that you need."
 
 
@@ -3921,7 +3925,7 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
         return after_limit(attempts, patience, jitter, time.time() if now is None else now)
     if kind in STOPPING or kind in ("cancelled", "permission", "budget", "max_turns") or not last.started:
         return Stop("")
-    step = after_interruption(attempts) if kind == "interrupted" else None
+    step = after_interruption(attempts) if kind in CUT_OFF else None
     if step or sum(attempt.retry for attempt in attempts) >= retries:
         return step or Stop("")
     if kind == "timeout":
@@ -3975,7 +3979,7 @@ def after_interruption(attempts: Sequence[Attempt]) -> Optional[Next]:
     last = attempts[-1]
     if is_session_gone(last):
         return Next(last_prompt(attempts), last.timeout, retry=False)
-    cut = [attempt for attempt in attempts if attempt.error and attempt.error.kind == "interrupted" and not is_session_gone(attempt)]
+    cut = [attempt for attempt in attempts if attempt.error and attempt.error.kind in CUT_OFF and not is_session_gone(attempt)]
     return Next(CONTINUE, last.timeout, last.session_id, retry=False) if last.session_id and len(cut) == 1 else None
 
 
@@ -5095,7 +5099,7 @@ class JudgeAnswer(NamedTuple):
 
 class Watch:
     """Looks at an agent's stream while it runs, for why it has to be ended before it ends by itself: "doomed" (the API will never let
-    it in), "waiting" (the API's next answer comes too late for its time limit) or "lingering" (it hangs after its result)."""
+    it in), "waiting" (the API's next answer comes too late for its time limit), "lingering" (it hangs after its result), "stalled"."""
 
     def __init__(self, stream: Stream, limit: float):
         self.stream, self.limit = stream, limit
@@ -5123,6 +5127,8 @@ class Watch:
             self.cause = self.cause or "waiting"
         elif self.result_after is not None and self.elapsed() > self.result_after + AFTER_RESULT_S:
             self.cause = self.cause or "lingering"
+        elif self.elapsed() > self.heard_after + STALL_S and all(call.finished for call in self.stream.calls.values()):
+            self.cause = self.cause or "stalled"
         return self.cause
 
     def ending(self, ended: Ended) -> Ended:

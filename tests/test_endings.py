@@ -14,7 +14,7 @@ from typing import NamedTuple, Optional
 
 import pytest
 
-from cc_execute import Attempt, Ended, Stream, Task, TaskResult, classify_ending, describe_span, exit_status, read_reset
+from cc_execute import STALL_S, Attempt, Ended, Stream, Task, TaskResult, Watch, classify_ending, describe_span, exit_status, read_reset
 from transcripts import (api_error, api_retry, bash, error_result, failed_bash, init, lines, rate_limit, read, result, says,
                          synthetic, tool)
 
@@ -391,6 +391,22 @@ def test_a_time_limit_tells_of_a_long_silence():
     message = end(Case("", "", "", WORK, Ended("timeout", None, "SIGKILL", 1200.0, silence=1190.0))).message
     assert "after 1200.0 s, silent for the last 19 min 50 s" in message
     assert "silent" not in end(Case("", "", "", WORK, Ended("timeout", None, "SIGKILL", 45.0, silence=40.0))).message
+
+
+@pytest.mark.parametrize("events, cause", [
+    (WORK, "stalled"), (WORK + [bash("make")[0]], ""), (WORK + [result()], "lingering"), ([], "stalled"), (WORK + [api_retry("authentication_failed", 401)], "doomed"),
+], ids=["in the midst of it", "a tool at work", "after its result", "from the beginning", "not let in"])
+def test_half_an_hour_of_silence_is_a_stall_unless_a_tool_is_at_work(events, cause):
+    watch = Watch(Stream(), 7200.0)
+    watch.feed(lines(events))
+    assert watch.why_end() in ("", "doomed")
+    watch.started_at -= STALL_S + 1
+    assert watch.why_end() == cause
+
+
+def test_a_stall_is_told_as_such():
+    error = end(Case("", "", "", WORK, Ended("cancelled", None, "SIGKILL", 2000.0, cause="stalled", silence=1801.0)))
+    assert (error.kind, error.retry_hint) == ("stalled", LONGER) and "30 min" in error.message
 
 
 def test_a_time_limit_says_how_long_it_was():

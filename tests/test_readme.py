@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import cc_execute
 from cc_execute import KINDS, LABELS, parse_spec, read_criteria
 from support import ROOT
 from test_verdicts import CASES, figures, verdict_on
@@ -76,6 +77,12 @@ def test_the_dry_run_of_the_list_prints_what_the_readme_shows(tmp_path):
                           encoding="utf-8", env={**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}, check=False)
     shown = blocks(README.split("Of that list it prints:")[1])[0]
     assert (done.stdout.replace(str(tmp_path), "/home/ada/project"), done.stderr, done.returncode) == (shown, "", 0)
+
+
+def test_every_kind_of_error_has_a_row_in_the_readme():
+    rules = {rule.kind for rule in (*cc_execute.FIELD_RULES, *cc_execute.TEXT_RULES)}
+    kinds = rules | set(cc_execute.HINTS) | set(cc_execute.NEXT_STEPS) | set(cc_execute.SUBTYPES.values())
+    assert {kind for kind in kinds if f" | `{kind}` | " not in README} == set()
 
 
 def test_every_kind_and_label_is_in_the_readme():

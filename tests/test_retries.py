@@ -22,6 +22,16 @@ def attempt(number: int = 1, error: Optional[str] = None, timeout: float = 60.0,
     return Attempt(number, prompt, (), timeout, 0, 1.0, session, None, None, None, told, "", verdicts, changed_something=changed, retry=number > 1)
 
 
+def limit(number: int = 1, kind: str = "rate_limit", after: Optional[float] = None, **more) -> Attempt:
+    return attempt(number, error=kind, after=after, verdicts=(), **more)._replace(retry=False)
+
+
+def resumed(number: int, error: Optional[str] = None, num_turns: Optional[int] = 2) -> Attempt:
+    gone = AgentError("interrupted", "No conversation found with session ID: s") if num_turns == 0 else None
+    told = attempt(number, error=error, prompt="continue")
+    return told._replace(resumed=True, retry=False, num_turns=num_turns, error=gone or told.error)
+
+
 # ---- The refined prompt. ----
 
 def test_the_refined_prompt_is_the_design_s_example_word_for_word(workspace):
@@ -110,6 +120,8 @@ ROWS = [
     Row("too long an answer, no retry", [attempt(error="token_limit")], False, 0),
     Row("interrupted, once", [attempt(error="interrupted")], True),
     Row("interrupted, once, without any retry: it is resumed", [attempt(error="interrupted")], True, 0),
+    Row("stalled, once, without any retry: it is resumed", [attempt(error="stalled")], True, 0),
+    Row("stalled after an interruption", [attempt(error="interrupted"), resumed(2, "stalled")], False, 0),
     Row("an unknown error", [attempt(error="unknown")], True),
     Row("a refusal", [attempt(error="refusal")], True),
 ]
@@ -154,16 +166,6 @@ def test_without_a_session_there_is_nothing_to_resume():
 
 
 # ---- Limits. ----
-
-def limit(number: int = 1, kind: str = "rate_limit", after: Optional[float] = None, **more) -> Attempt:
-    return attempt(number, error=kind, after=after, verdicts=(), **more)._replace(retry=False)
-
-
-def resumed(number: int, error: Optional[str] = None, num_turns: Optional[int] = 2) -> Attempt:
-    gone = AgentError("interrupted", "No conversation found with session ID: s") if num_turns == 0 else None
-    told = attempt(number, error=error, prompt="continue")
-    return told._replace(resumed=True, retry=False, num_turns=num_turns, error=gone or told.error)
-
 
 @pytest.mark.parametrize("kind", ["rate_limit", "usage_limit", "overloaded", "network"])
 def test_a_limit_is_waited_for_and_its_session_goes_on_without_a_retry(kind):
