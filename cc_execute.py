@@ -4980,7 +4980,14 @@ def tell_of_attempt(task: Task, attempt: Attempt, context: Context) -> None:
                      f"with it: {shorten(work, 200)}")
 
 
-# -- money and waiting
+# -- money
+
+def total_cost(attempts: Iterable[Attempt]) -> Optional[float]:
+    """USD of several attempts, as far as it is known; None if nothing is."""
+    attempts = list(attempts)
+    known = [cost for attempt in attempts for cost in (attempt.cost_usd, attempt.judge_cost_usd or None) if cost is not None]
+    return round(sum(known), 6) if known else None
+
 
 def money_left(task: Task, attempts: Sequence[Attempt], context: Context) -> Optional[float]:
     """USD that the next attempt of a task may cost: what is left of the task's budget and of the run's; None without either."""
@@ -5007,6 +5014,32 @@ def why_no_money(task: Task, attempts: Sequence[Attempt], context: Context) -> s
         return f"what an earlier attempt cost is not known, so that the budget of ${budget:g} {whose} may be used up"
     return f"the budget of ${budget:g} {whose} is used up (${total_cost(counted) or 0.0:.4f})"
 
+
+class SessionTotal(NamedTuple):
+    """What a session has used so far: USD, and tokens by the rows of TOKENS."""
+    cost_usd: float = 0.0
+    tokens: Tuple[float, ...] = (0.0,) * len(TOKENS)
+
+
+def model_tokens(result: Mapping[str, Any]) -> Tuple[float, ...]:
+    """The tokens of a result by the rows of TOKENS, over all models."""
+    models = [as_mapping(model) for model in as_mapping(result.get("modelUsage")).values()]
+    return tuple(sum(read_number(model.get(name), 0.0) for model in models) for name, _ in TOKENS)
+
+
+def counts_earlier(before: SessionTotal, stream: Stream) -> bool:
+    """Whether a resumed session's result counts again what was used before it: so it is documented. 2.1.197 does not (seen): there the
+    tokens over all models are no more than those of the run's own messages, though there were some before."""
+    result = as_mapping(stream.result)
+    whole, last = model_tokens(result), as_mapping(result.get("usage"))   # which is empty where a budget ended the run
+    messages = [sum(column) for column in zip(*stream.inputs.values())] or [0.0] * len(TOKENS)
+    own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, messages)]
+    if (stream.cost_usd or 0.0) < before.cost_usd:
+        return False
+    return not any(whole) or all(used >= earlier + new for used, earlier, new in zip(whole, before.tokens, own))
+
+
+# -- waiting, and what became of a task
 
 def wait_for_limit(seconds: float, kind: str, context: Context) -> bool:
     """Sit a limit out, by whichever clock gets there first (a machine may sleep meanwhile); False if a signal came."""
@@ -5064,30 +5097,6 @@ class Transcript:
 
     def close(self) -> None:
         self._file.close()
-
-
-class SessionTotal(NamedTuple):
-    """What a session has used so far: USD, and tokens by the rows of TOKENS."""
-    cost_usd: float = 0.0
-    tokens: Tuple[float, ...] = (0.0,) * len(TOKENS)
-
-
-def model_tokens(result: Mapping[str, Any]) -> Tuple[float, ...]:
-    """The tokens of a result by the rows of TOKENS, over all models."""
-    models = [as_mapping(model) for model in as_mapping(result.get("modelUsage")).values()]
-    return tuple(sum(read_number(model.get(name), 0.0) for model in models) for name, _ in TOKENS)
-
-
-def counts_earlier(before: SessionTotal, stream: Stream) -> bool:
-    """Whether a resumed session's result counts again what was used before it: so it is documented. 2.1.197 does not (seen): there the
-    tokens over all models are no more than those of the run's own messages, though there were some before."""
-    result = as_mapping(stream.result)
-    whole, last = model_tokens(result), as_mapping(result.get("usage"))   # which is empty where a budget ended the run
-    messages = [sum(column) for column in zip(*stream.inputs.values())] or [0.0] * len(TOKENS)
-    own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, messages)]
-    if (stream.cost_usd or 0.0) < before.cost_usd:
-        return False
-    return not any(whole) or all(used >= earlier + new for used, earlier, new in zip(whole, before.tokens, own))
 
 
 class JudgeAnswer(NamedTuple):
@@ -5481,13 +5490,6 @@ def remember(result: TaskResult, context: Context) -> None:
 def spec_version(spec: Spec) -> str:
     import hashlib
     return hashlib.sha256(spec.text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-def total_cost(attempts: Iterable[Attempt]) -> Optional[float]:
-    """USD of several attempts, as far as it is known; None if nothing is."""
-    attempts = list(attempts)
-    known = [cost for attempt in attempts for cost in (attempt.cost_usd, attempt.judge_cost_usd or None) if cost is not None]
-    return round(sum(known), 6) if known else None
 
 
 # ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
