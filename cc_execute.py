@@ -5162,6 +5162,9 @@ class AttemptRun:
         self.stderr = ""
         self.transcript = os.path.join(context.output_dir, f"task-{task.number}-attempt-{number}.jsonl")
         self.environment = agent_environment(own_environment(), step.timeout)
+        self.command = build_command(task, step.prompt, split_agent(str(context.options.claude)), context.options.permissions)
+        self.command += ["--resume", step.resume] if step.resume else []
+        self.process: Optional[Started] = None
         self.watch = Watch(self.stream, step.timeout)
         self.lost = ""                # how the bridge was lost while a criterion's command ran
         self.lost_at_start = False    # the agent may or may not run
@@ -5169,42 +5172,46 @@ class AttemptRun:
         self.judge_limit: Optional[AgentError] = None   # why the judge could not be asked: no fault of the work
 
     def carry_out(self) -> Attempt:
-        agent = split_agent(str(self.context.options.claude))
-        command = build_command(self.task, self.step.prompt, agent, self.context.options.permissions)
-        command += ["--resume", self.step.resume] if self.step.resume else []
-        process: Optional[Started] = None
-        ended = Ended("failed")
-        try:
-            transcript = Transcript(self.transcript)
-            with contextlib.closing(transcript):
-                process = self.start(command)
-                ended = self.follow(process, transcript)
-            error = classify_ending(self.stream, ended, self.stderr, time.time())
-        except CallError as refusal:
-            error = start_error(refusal, command[0], self.directory)
-        except (BridgeLost, NotReady) as trouble:
-            self.lost_at_start = isinstance(trouble, StartLost)
-            orphan = " If the agent still runs, the bridge ends it a minute after its client has gone." * bool(process or self.lost_at_start)
-            kind = "cancelled" if self.context.interrupt.signal else "bridge"
-            error = make_error(kind, f"{str(trouble).rstrip('.')}.{orphan}")
-            ended = ended._replace(duration=self.watch.elapsed() if process else 0.0)
-            if process or self.lost_at_start:
-                self.sweep()
-        except OSError as trouble:    # before the start: nothing has been paid for
-            error = AgentError("unknown", f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output "
-                                          f"DIR.")
+        """The whole attempt: the agent's work, then the verdicts on it. Criteria are judged whenever the agent was started."""
+        ended, error = self.run_agent()
         self.after = take_snapshot(self.directory, self.before, [self.context.output_dir])
         self.changes = compare(self.before, self.after)
-        verdicts = judge(self.criteria, self.evidence(error)) if process else ()
+        verdicts = judge(self.criteria, self.evidence(error)) if self.process else ()
         if self.context.options.judge and not error and not self.lost:
             verdicts = self.ask_judge(verdicts)
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
-        lost = AgentError("bridge", self.lost) if self.lost else None
+        lost = make_error("bridge", self.lost) if self.lost else None
         error = error or lost or self.interrupted(verdicts) or self.denied(verdicts) or self.judge_limit
-        attempt = self.report(command, ended, error, verdicts)._replace(started=process is not None)
-        if process and ended.survivors:
-            self.end_survivors(process, ended, passed(self.task, attempt, self.context.options.strict))
+        attempt = self.report(ended, error, verdicts)
+        if self.process and ended.survivors:
+            self.end_survivors(self.process, ended, passed(self.task, attempt, self.context.options.strict))
         return attempt
+
+    def run_agent(self) -> Tuple[Ended, Optional[AgentError]]:
+        """Start the agent and follow it to its end: how that was, and why it has not done its part."""
+        try:
+            transcript = Transcript(self.transcript)
+            with contextlib.closing(transcript):
+                self.process = self.start()
+                ended = self.follow(self.process, transcript)
+            return ended, classify_ending(self.stream, ended, self.stderr, time.time())
+        except CallError as refusal:
+            return Ended("failed"), start_error(refusal, self.command[0], self.directory)
+        except (BridgeLost, NotReady) as trouble:
+            return self.lose_bridge(trouble)
+        except OSError as trouble:    # before the start: nothing has been paid for
+            told = f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output DIR."
+            return Ended("failed"), AgentError("unknown", told)
+
+    def lose_bridge(self, trouble: CcError) -> Tuple[Ended, AgentError]:
+        self.lost_at_start = isinstance(trouble, StartLost)
+        kind = "cancelled" if self.context.interrupt.signal else "bridge"
+        told = str(trouble).rstrip(".")
+        if not self.process and not self.lost_at_start:
+            return Ended("failed"), make_error(kind, told)
+        ended = Ended("failed", duration=self.watch.elapsed())
+        self.sweep()
+        return ended, make_error(kind, f"{told}. If the agent still runs, the bridge ends it a minute after its client has gone")
 
     def sweep(self) -> None:
         """After the end of a bridge: a new one ends what the old one had to leave behind, such as a command of the agent's."""
@@ -5212,8 +5219,8 @@ class AttemptRun:
         with contextlib.suppress(NotReady, BridgeLost):   # the trouble that brought us here is told already
             self.context.client()
 
-    def start(self, command: Sequence[str]) -> Started:
-        return self.context.client().start(command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
+    def start(self) -> Started:
+        return self.context.client().start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
                                            label=f"task {self.task.number}", **self.surroundings())
 
     def surroundings(self) -> Dict[str, Any]:
@@ -5294,13 +5301,13 @@ class AttemptRun:
         except BridgeLost as lost:
             self.context.warn(f"task {self.task.number}: what the failed attempt left running could not be ended: {lost}")
 
-    def report(self, command: Sequence[str], ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...]) -> Attempt:
+    def report(self, ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...]) -> Attempt:
         result, since = self.stream.result or {}, compare(self.previous, self.after)
         changed = bool(since.written or since.deleted or since.folders or not since.complete)
         return Attempt(
-            self.number, self.step.prompt, tuple(command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
+            self.number, self.step.prompt, tuple(self.command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
-            self.transcript, verdicts, self.stream.text, changed, judge_cost_usd=self.judge_cost, resumed=bool(self.resumed),
+            self.transcript, verdicts, self.stream.text, changed, self.process is not None, self.judge_cost, resumed=bool(self.resumed),
             retry=self.step.retry, unfinished=self.stream.unfinished, free=self.is_free())
 
     def is_free(self) -> bool:
