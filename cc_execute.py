@@ -66,6 +66,7 @@ CONTINUE = "continue"                 # the prompt that goes on in a session
 STALL_S = 1800                        # so long without a word or a running tool it hangs: no answer takes that long (64,000 tokens)
 AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended; some hang for hours
 FINDING_CHARS = 700                   # of what was found, in a retry's prompt
+MOST_FINDINGS = 40                    # so many unmet criteria are told of at once
 OUTPUT_END_CHARS = 500                # of a command's output, where it tells most: at its end
 GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
 MINIMUM_LIMIT_S = 60                  # no estimate goes below
@@ -83,8 +84,9 @@ NESTED_SESSION = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT"
 # ---- Errors: one base; what it says goes to the user as it stands, exit_status to the shell ----
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey: control characters, and those that turn the direction of writing."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "·", text)
+    """The text without what a terminal would obey: colours, control characters, those that turn the direction of writing; and
+    without halves of characters, which nothing can encode."""
+    return re.sub(r"\x1b\[[\d;]*m|([\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff])", lambda found: "·" * bool(found[1]), text)
 
 
 class CcError(Exception):
@@ -178,7 +180,7 @@ class ToolCall(NamedTuple):
     output: str = ""
     failed: Optional[bool] = False
     finished: bool = False
-    background: str = ""              # it went on there (running, completed, failed, killed): what it printed is not known
+    background: str = ""              # it went on there (running, completed, failed, killed), or was cut off: what it printed is not known
 
 
 class Ended(NamedTuple):
@@ -191,6 +193,7 @@ class Ended(NamedTuple):
     cause: str = ""                   # why we cancelled it: "user", or what a Watch has seen
     late: bool = False                # its result came only after the time limit had passed
     silence: float = 0.0              # how long it had said nothing at the end
+    pausing: bool = False             # it was waiting to ask the API again
 
 
 class AgentError(NamedTuple):
@@ -276,6 +279,7 @@ class Attempt(NamedTuple):
     retry: bool = False               # it used up one of the task's retries
     unfinished: Tuple[str, ...] = ()  # background work that ran at its end
     free: bool = False                # it cannot have cost anything, whatever is known of its cost
+    given_up: str = ""                # why the judge is not asked again
 
     @property
     def paid_usd(self) -> Optional[float]:
@@ -333,7 +337,7 @@ def shorten(text: str, limit_chars: int) -> str:
 
 def telling_end(output: str) -> str:
     """The last lines of a command's output as one, which mostly say why it failed; "" if it printed nothing."""
-    lines = [printable(line.strip()) for line in output[-4 * OUTPUT_END_CHARS:].split("\n") if line.strip()]
+    lines = [printable(line.strip()) for line in output.rstrip()[-4 * OUTPUT_END_CHARS:].split("\n") if line.strip()]
     line = " · ".join(lines)
     return line if len(line) <= OUTPUT_END_CHARS else "…" + line[1 - OUTPUT_END_CHARS:]
 
@@ -1807,18 +1811,21 @@ def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Op
     Unix time, from which `retry_after` counts."""
     result = stream.result
     clean = result is not None and result.get("is_error") is False and result.get("subtype") == "success"
+    died = clean and not stream.is_over and ended.exit_code != 0   # in a further turn
     if ended.cause == "user":
         return make_error("cancelled", "It was cancelled")
-    if clean and not ended.late:
+    if clean and not ended.late and not died:
         return None
     if ended.status in ("timeout", "stalled"):
         what = "It ran into its time limit" if ended.status == "timeout" else "It said nothing for too long and was ended"
         silent = f", silent for the last {describe_span(ended.silence)}" if ended.silence > max(60, ended.duration / 2) else ""
-        return make_error(ended.status, f"{what} after {ended.duration:.1f} s{silent}" + (f", while {stream.doing}" if stream.retrying else ""))
+        return make_error(ended.status, f"{what} after {ended.duration:.1f} s{silent}" + (f", while {stream.doing}" if ended.pausing else ""))
     if ended.cause == "stalled":
         return make_error("stalled", f"It said nothing for {describe_span(ended.silence)}, with no tool at work, and was ended")
     if ended.status == "cancelled" and not ended.cause:
         return make_error("bridge", "The bridge was ended, or another client cancelled the agent")
+    if died:
+        return make_error("interrupted", "It had given a result, went on, and was cut off before another")
     ending = read_ending(stream, ended, stderr)
     kind = ending_kind(stream, ended, ending, now)
     how = f"exit code {ended.exit_code}" if ended.exit_code is not None else ended.signal
@@ -2865,8 +2872,8 @@ def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     if not calls:
         return look(criterion, answer, "weak" if criterion.negated else "proved")
     verdict = look(criterion, printed, "proved")
-    if criterion.negated and unseen_output(calls):
-        return refuse_unseen(verdict, unseen_output(calls))
+    if criterion.negated:
+        return refuse_unseen(verdict, calls)
     spoken = any(search(word, False, text) for target in criterion.targets for word in telling_words(target) for _, text in printed)
     trouble = next((call_trouble(call) for call in reversed(calls) if works_of(call)), "")
     seen = [text for call in evidence.calls if call.name != "Bash" for text in (call.output, json.dumps(call.input, ensure_ascii=False))]
@@ -2987,7 +2994,7 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
         trouble = call_trouble(call)
         if trouble and not any(repairs(later, call) for later in calls[calls.index(call) + 1:]):
             return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}",
-                           f"{shorten(bash_command(call), 100)!r} went wrong: {telling_end(call.output) or trouble}")
+                           f"{shorten(bash_command(call), 100)!r} went wrong: {tell_trouble(trouble, call)}")
     certain = not criterion.described and all(call.failed is not None and is_conclusive(call) for call in about)
     certain = certain and not any(is_stale(call, evidence) for call in about
                                   if not any(repairs(later, call) for later in calls[calls.index(call) + 1:]))
@@ -2995,33 +3002,40 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
     return Verdict(criterion, True, "proved" if certain else "weak", told)
 
 
+def tell_trouble(trouble: str, call: ToolCall) -> str:
+    """The trouble and the end of the output, where most programs say why; once where they are the same."""
+    end = telling_end(call.output)
+    return end if trouble[-60:] in end else f"{trouble}; its output ended: {end}" if end else trouble
+
+
 def judge_named_errors(criterion: Criterion, calls: Sequence[ToolCall]) -> Verdict:
     for at, call in enumerate(calls):
         for target in criterion.targets:
-            clean_later = any(same_work(later, call) and not search(target, True, bash_output(later)) for later in calls[at + 1:])
+            clean_later = any(same_work(later, call) and not later.background and not search(target, True, bash_output(later))
+                              for later in calls[at + 1:])
             if search(target, True, bash_output(call)) and not clean_later:
                 told = f"{target} in the output of {shorten(bash_command(call), 60)!r}"
                 return Verdict(criterion, False, "proved", told, f"{told}, which ended: {telling_end(bash_output(call))}")
     told = f"{' or '.join(criterion.targets)} is in the output of none of {plural(len(calls), 'command')}"
-    return refuse_unseen(Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run"), unseen_output(calls))
+    return refuse_unseen(Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run"), calls)
 
 
-def unseen_output(calls: Sequence[ToolCall]) -> List[ToolCall]:
-    """Those of which nobody knows what they printed."""
-    return [call for call in calls if call.background]
-
-
-def refuse_unseen(verdict: Verdict, unseen: Sequence[ToolCall]) -> Verdict:
-    """That something was not printed is weak where some output was not seen, and not met where a command still ran at the end."""
-    running = [call for call in unseen if call.background == "running"]
+def refuse_unseen(verdict: Verdict, calls: Sequence[ToolCall]) -> Verdict:
+    """That something was not printed is weak where some output was not seen, and not met where that of tests or of work that was cut
+    off was not, unless the same was done again later."""
+    unseen = [call for call in calls if call.background]
     if not (verdict.met and unseen):
         return verdict
-    told = f"{verdict.evidence}; what {shorten(bash_command((running or unseen)[-1]), 60)!r} printed in the background is not known"
-    return verdict._replace(met=not running, confidence="weak", evidence=told)
+    left = [call for at, call in enumerate(calls) if call.background in ("running", "cut") and call_trouble(call)
+            and not any(same_work(later, call) and not later.background for later in calls[at + 1:])]
+    told = f"{verdict.evidence}; what {shorten(bash_command((left or unseen)[-1]), 60)!r} printed is not known"
+    return verdict._replace(met=not left, confidence="weak", evidence=told)
 
 
 def bash_calls(evidence: Evidence) -> List[ToolCall]:
-    return [call for call in evidence.calls if call.name == "Bash" and call.finished]
+    """The commands that were run; the CLI refuses some before (<tool_use_error>: a parameter that it does not know)."""
+    return [call for call in evidence.calls if call.name == "Bash" and call.finished
+            and not (call.failed and call.output.startswith("<tool_use_error>"))]
 
 
 def bash_command(call: ToolCall) -> str:
@@ -3087,15 +3101,17 @@ def same_path(first: str, second: str) -> bool:
     return first == second or first.endswith("/" + second) or second.endswith("/" + first)
 
 
-BACKGROUND_TROUBLE = {"running": "how it ended is not known: it was still running at the end", "failed": "it failed in the background",
-                      "killed": "it was killed in the background"}
+UNSEEN_TROUBLE = {"running": "how it ended is not known: it was still running at the end", "failed": "it failed in the background",
+                  "killed": "it was killed in the background", "cut": "how it ended is not known: it was cut off"}
 
 
 def call_trouble(call: ToolCall) -> str:
-    """What went wrong in a Bash call, or "": its exit code, or an error in the output of a command that does not merely read."""
-    if call.background and call.background != "completed":
-        is_test = any(TEST_RUN.match(work.runner) for work in works_of(call))
-        return BACKGROUND_TROUBLE[call.background] if call.background != "killed" or is_test else ""
+    """What went wrong in a Bash call, or "": its exit code, or an error in the output of a command that does not merely read. Of what
+    was not seen to its end (a server that still runs is no trouble) tests count, and any work that was cut off."""
+    if call.background:
+        works = works_of(call)
+        is_test = any(TEST_RUN.match(work.runner) for work in works) and call.background != "completed"
+        return UNSEEN_TROUBLE[call.background] if is_test or call.failed or (works and call.background == "cut") else ""
     if call.failed:
         return shorten(call.output.replace("\n", " · "), 120) or "it failed without a word"
     output = bash_output(call)
@@ -3103,7 +3119,8 @@ def call_trouble(call: ToolCall) -> str:
     if not found:
         return ""
     lines = output[found.start():].strip().split("\n")
-    return shorten(lines[-1] if found[0].startswith("Traceback") else lines[0], 120)
+    raised = next((line for line in lines[1:] if line.strip() and not line[0].isspace()), lines[0])   # below a traceback's frames
+    return shorten(raised if found[0].startswith("Traceback") else lines[0], 120)
 
 
 def same_work(later: ToolCall, call: ToolCall) -> bool:
@@ -3582,7 +3599,7 @@ def read_tool_used(text: str, subject: Subject) -> Optional[Criterion]:
 def judge_tool_used(criterion: Criterion, evidence: Evidence) -> Verdict:
     findings = []
     for target in criterion.targets:
-        calls = [call for call in evidence.calls if call.name == target]
+        calls = [call for call in evidence.calls if call.name == target and call.background != "cut"]
         told = f"{target} was called {plural(len(calls), 'time')}" if calls else f"{target} was not called"
         findings.append(Finding(bool(calls) != criterion.negated, "proved", told))
     return combine(criterion, findings, criterion.either and not criterion.negated)
@@ -3706,9 +3723,12 @@ def is_no_command(words: str, ending: str) -> bool:
     return not known and bool(FILE_VERBS.match(ending)) and named
 
 
+COMMANDS_LATER = "not run: commands are run only after an agent that did its part"
+
+
 def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
     if evidence.run is None:
-        return Verdict(criterion, False, "weak", "not run: commands are run only after an agent that did its part")
+        return Verdict(criterion, False, "weak", COMMANDS_LATER)
     result = evidence.run(criterion.command)
     verdict = judge_command_result(criterion, result)
     ending = result.note or f"exit code {result.exit_code}"
@@ -3921,6 +3941,8 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
     the seconds that may still be waited, `jitter` is a random number from 0 to 1."""
     last = attempts[-1]
     kind = last.error.kind if last.error else "criteria"
+    if last.given_up:
+        return Stop(last.given_up)
     if kind in LIMITS and last.started:
         return after_limit(attempts, patience, jitter, time.time() if now is None else now)
     if kind in STOPPING or kind in ("cancelled", "permission", "budget", "max_turns") or not last.started:
@@ -4010,10 +4032,12 @@ def same_failure_twice(attempts: Sequence[Attempt]) -> bool:
 
 def refinement(verdicts: Sequence[Verdict], unfinished: Sequence[str] = ()) -> str:
     """One sentence for each unmet criterion: what was expected, what was found, what to do; and one for work left running."""
-    unmet = [(v.criterion, shorten(v.finding or v.evidence, FINDING_CHARS)) for v in verdicts if not v.met]
+    unmet = [(v.criterion, shorten(v.finding or v.evidence, FINDING_CHARS)) for v in verdicts if not v.met and v.evidence != COMMANDS_LATER]
     told = [f"{criterion.text.rstrip('.')}: {found}; {KIND[criterion.kind].advice(criterion)}." for criterion, found in unmet]
-    told += [f"`{shorten(work, 200)}` was still running in the background at the end and was ended unfinished; run it in the foreground "
-             "and wait for its end." for work in unfinished]
+    if len(told) > MOST_FINDINGS:
+        told[MOST_FINDINGS:] = [f"And {len(told) - MOST_FINDINGS} more are not met."]
+    told += [f"`{shorten(work, 200)}` was still running in the background when the turn ended, and was ended with it; run in the foreground "
+             "what has to come to its end." for work in unfinished]
     return " ".join(told)
 
 
@@ -5028,15 +5052,15 @@ def model_tokens(result: Mapping[str, Any]) -> Tuple[float, ...]:
 
 
 def counts_earlier(before: SessionTotal, stream: Stream) -> bool:
-    """Whether a resumed session's result counts again what was used before it: so it is documented. 2.1.197 does not (seen): there the
-    tokens over all models are no more than those of the run's own messages, though there were some before."""
+    """Whether a resumed session's result counts again what was used before it: so it is documented. 2.1.197 does not (seen): then the
+    tokens over all models are not just those before and those of the run's own messages. In doubt nothing is taken off."""
     result = as_mapping(stream.result)
     whole, last = model_tokens(result), as_mapping(result.get("usage"))   # which is empty where a budget ended the run
     messages = [sum(column) for column in zip(*stream.inputs.values())] or [0.0] * len(TOKENS)
     own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, messages)]
     if (stream.cost_usd or 0.0) < before.cost_usd:
         return False
-    return not any(whole) or all(used >= earlier + new for used, earlier, new in zip(whole, before.tokens, own))
+    return not any(whole) or all(used == earlier + new for used, earlier, new in zip(whole, before.tokens, own))
 
 
 # -- waiting, and what became of a task
@@ -5065,19 +5089,23 @@ def task_status(task: Task, attempt: Attempt, strict: bool) -> str:
 
 
 class Output:
-    """What a criterion's command printed, the first 16 Mi characters of it: it may print without end."""
+    """What a criterion's command printed: it may print without end, so that of more than 16 Mi characters the middle is left out."""
+
+    TAIL_CHARS = 64 * 1024
 
     def __init__(self) -> None:
         self._pieces: List[str] = []
         self._left = SEARCH_LIMIT_BYTES
+        self._tail = ""
 
     def take(self, source: str, data: str) -> None:
-        if self._left > 0:
-            self._pieces.append(data[:self._left])
-            self._left -= len(data)
+        head, rest = data[:self._left], data[self._left:]
+        self._pieces += [head] if head else []
+        self._left -= len(head)
+        self._tail = (self._tail + rest)[-self.TAIL_CHARS:] if rest else self._tail
 
     def text(self) -> str:
-        return "".join(self._pieces)
+        return "".join(self._pieces) + (f"\n…\n{self._tail}" if self._tail else "")
 
 
 class Transcript:
@@ -5115,6 +5143,7 @@ class Watch:
         self.started_at = time.monotonic()
         self.result_after: Optional[float] = None     # seconds from the start to the result, unless a further turn has begun
         self.cause = ""
+        self.is_pausing = False                       # at its end
         self.heard_after = 0.0                        # seconds from the start to the last thing it said
         self._pause: Tuple[Any, float] = (None, 0.0)  # the last api_retry, and when the CLI asks again in seconds from the start
 
@@ -5144,7 +5173,12 @@ class Watch:
         """How it ended, with the cause, and whether its result came only after the time limit."""
         self.stream.finish()
         late = ended.status == "timeout" and (self.result_after is None or self.result_after >= self.limit)
-        return ended._replace(cause=self.cause, late=late, silence=ended.duration - self.heard_after)
+        self.is_pausing = bool(self.stream.retrying) and self.elapsed() <= self._pause[1]
+        return ended._replace(cause=self.cause, late=late, silence=ended.duration - self.heard_after, pausing=self.is_pausing)
+
+    def is_free(self) -> bool:
+        """Nothing was asked of the API, or it answered nothing and was not being asked at the end."""
+        return not self.stream.session_id or (self.is_pausing and not self.stream.has_answered)
 
 
 class AttemptRun:
@@ -5170,6 +5204,7 @@ class AttemptRun:
         self.lost_at_start = False    # the agent may or may not run
         self.judge_cost: Optional[float] = 0.0
         self.judge_limit: Optional[AgentError] = None   # why the judge could not be asked: no fault of the work
+        self.judge_given_up = ""
 
     def carry_out(self) -> Attempt:
         """The whole attempt: the agent's work, then the verdicts on it. Criteria are judged whenever the agent was started."""
@@ -5259,14 +5294,21 @@ class AttemptRun:
         return make_error("cancelled", "It was cancelled while its criteria were checked") if cut else None
 
     def evidence(self, error: Optional[AgentError]) -> Evidence:
-        return Evidence(self.directory, self.before, self.changes, self.calls(), self.stream.text, None if error else self.run_command)
+        return Evidence(self.directory, self.before, self.changes, self.calls(), self.text(), None if error else self.run_command)
 
     def calls(self) -> Tuple[ToolCall, ...]:
-        """The tool calls of the whole session, also of the attempts that this one goes on with; how a call ended that was cut off
-        there is not known."""
-        earlier = self.resumed.calls() if self.resumed else ()
-        cut = (call if call.finished else call._replace(finished=True, failed=None, background="running") for call in earlier)
-        return tuple(cut) + tuple(self.stream.calls.values())
+        """The tool calls of the whole session, also of the attempts that this one goes on with; how a call ended whose result never
+        came is not known."""
+        own = (call if call.finished else call._replace(finished=True, failed=None, background="cut") for call in self.stream.calls.values())
+        return (self.resumed.calls() if self.resumed else ()) + tuple(own)
+
+    def text(self) -> str:
+        """Claude's last text, behind those of the attempts that this one goes on with."""
+        return "\n\n".join([*(self.resumed.said() if self.resumed else []), self.stream.text])
+
+    def said(self) -> List[str]:
+        """The last text of each part of the session so far, without the errors that ended them."""
+        return (self.resumed.said() if self.resumed else []) + self.stream.texts[-1:]
 
     def run_command(self, command: str) -> CommandResult:
         """Run a criterion's command through the bridge, under the task's limit; nothing of it stays behind."""
@@ -5277,8 +5319,8 @@ class AttemptRun:
             ended = client.follow(process, output.take, lambda: self.checking(command))
             if ended.survivors:
                 client.cancel(process)
-        except (CallError, BridgeLost) as trouble:
-            self.lost = str(trouble) if isinstance(trouble, BridgeLost) else ""
+        except (CallError, BridgeLost, NotReady) as trouble:
+            self.lost = "" if isinstance(trouble, CallError) else str(trouble)
             return CommandResult(None, output.text(), f"it could not be run to its end: {trouble}")
         good = ended.status == "completed" and ended.exit_code is not None
         how = f"it ran into the time limit of {self.step.timeout:g} s" if ended.status == "timeout" else f"{ended.signal or ended.status}"
@@ -5298,7 +5340,7 @@ class AttemptRun:
             return
         try:
             self.context.client().cancel(process)
-        except BridgeLost as lost:
+        except (BridgeLost, NotReady) as lost:
             self.context.warn(f"task {self.task.number}: what the failed attempt left running could not be ended: {lost}")
 
     def report(self, ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...]) -> Attempt:
@@ -5308,11 +5350,7 @@ class AttemptRun:
             self.number, self.step.prompt, tuple(self.command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
             self.transcript, verdicts, self.stream.text, changed, self.process is not None, self.judge_cost, resumed=bool(self.resumed),
-            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.is_free())
-
-    def is_free(self) -> bool:
-        """Nothing was asked of the API, or it answered nothing and was not being asked at the end."""
-        return not self.lost_at_start and (not self.stream.session_id or bool(self.stream.retrying and not self.stream.has_answered))
+            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start, given_up=self.judge_given_up)
 
     def own_cost(self) -> Optional[float]:
         """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
@@ -5339,6 +5377,9 @@ class AttemptRun:
         while True:
             answer = self.try_judge(prompt, len(left))
             wait = self.judge_wait(answer, waits + 1)
+            self.judge_given_up = wait.reason if isinstance(wait, Stop) else ""
+            if isinstance(wait, float):
+                self.context.observer.say(f"the judge could not be asked: {shorten(answer.trouble, 300)}")
             if not isinstance(wait, float) or not wait_for_limit(wait, str(answer.limit and answer.limit.kind), self.context):
                 break
             waits += 1
@@ -5346,16 +5387,18 @@ class AttemptRun:
         settled = iter(judged(verdict, answer.rows.get(number), answer.trouble) for number, verdict in enumerate(left, 1))
         return tuple(next(settled) if verdict.confidence != "proved" else verdict for verdict in verdicts)
 
-    def judge_wait(self, answer: JudgeAnswer, in_a_row: int) -> Union[float, Stop, None]:
+    def judge_wait(self, answer: JudgeAnswer, in_a_row: int) -> Union[float, Stop]:
+        """Seconds until it is asked again, or why it is not."""
         import random
         if not answer.limit or answer.limit.kind not in LIMITS:
-            return None
+            return Stop("")
         patience = self.context.options.max_wait - self.context.ledger.waited
         return plan_wait(answer.limit.retry_after, in_a_row, patience, random.random(), time.time())
 
     def try_judge(self, prompt: str, count: int) -> JudgeAnswer:
         """Ask the judge once, if there is money left for it."""
         stream, money, spent = Stream(), self.task.budget, self.own_cost()
+        watch = Watch(stream, max(JUDGE_LIMIT_S, self.step.timeout))
         if money is not None:
             if spent is None or self.judge_cost is None:
                 return JudgeAnswer({}, "what the attempt cost is not known, so that the budget may be used up")
@@ -5364,33 +5407,34 @@ class AttemptRun:
                 return JudgeAnswer({}, "the budget is used up")
         try:
             with contextlib.closing(Transcript(self.transcript.replace(".jsonl", "-judge.jsonl"))) as transcript:
-                error = self.run_judge(prompt, stream, transcript, money)
+                error = self.run_judge(prompt, watch, transcript, money)
         except (CallError, BridgeLost, NotReady, OSError) as trouble:
             return JudgeAnswer({}, str(trouble))
-        if stream.session_id:
+        if not (stream.cost_usd is None and watch.is_free()):
             self.judge_cost = None if None in (stream.cost_usd, self.judge_cost) else stream.cost_usd + self.judge_cost
         if error:
             return JudgeAnswer({}, error.message, error if error.kind in LIMITS + STOPPING else None)
         return JudgeAnswer(read_judge(stream.result, count), "")
 
-    def run_judge(self, prompt: str, stream: Stream, transcript: Transcript, money: Optional[float]) -> Optional[AgentError]:
+    def run_judge(self, prompt: str, watch: Watch, transcript: Transcript, money: Optional[float]) -> Optional[AgentError]:
         """Run the judge to its end; returns why it has not done its part, if so."""
-        limit = max(JUDGE_LIMIT_S, self.step.timeout)
-        watch = Watch(stream, limit)
+        errors: List[str] = []
 
         def take(source: str, data: str) -> None:
             if source == "stdout":
                 transcript.write(data)
                 watch.feed(data)
+            else:
+                errors.append(data)
 
         client = self.context.client()
         command = judge_argv(split_agent(str(self.context.options.claude)), self.task.model, money)
         process = client.start(command, stdin=prompt, stop_signal="SIGINT", label=f"judge of task {self.task.number}",
-                               **{**self.surroundings(), "timeout": limit})
+                               **{**self.surroundings(), "timeout": watch.limit})
         ended = client.follow(process, take, lambda: min(2, self.context.interrupt.count) or int(bool(watch.why_end())))
         if ended.survivors:
             client.cancel(process)
-        return classify_ending(stream, watch.ending(ended), "", time.time())
+        return classify_ending(watch.stream, watch.ending(ended), "".join(errors)[-STDERR_CHARS:], time.time())
 
 
 JUDGE_SCHEMA = {
@@ -5420,7 +5464,7 @@ def judge_prompt(verdicts: Sequence[Verdict], evidence: Evidence) -> str:
             f"and a "
             f"reason in one sentence that names the file and line, or the output, on which it rests.\n\n"
             f"Criteria:\n{criteria}\n\nFiles that were changed:\n" + ("\n".join(changes)[:JUDGE_MATTER_CHARS] or "none")
-            + f"\n\nEnd of the transcript:\n<transcript>\n{transcript}\n</transcript>\n")
+            + f"\n\nEnd of the transcript:\n<transcript>\n{transcript}\n</transcript>\n").encode("utf-8", "replace").decode()
 
 
 def read_judge(result: Optional[Mapping[str, Any]], count: int) -> Dict[int, Tuple[bool, str]]:
@@ -5578,7 +5622,8 @@ def paint(text: str, colour: str, stream: Any) -> str:
 
 def verdict_line(verdict: Verdict) -> str:
     mark = paint("met    ", "green", sys.stdout) if verdict.met else paint("NOT MET", "red", sys.stdout)
-    told = f"{verdict.confidence}: {verdict.evidence}" if verdict.met else f"found: {verdict.evidence}"
+    evidence = verdict.evidence[len("judged: "):] if verdict.evidence.startswith("judged: ") else verdict.evidence
+    told = f"{verdict.confidence if verdict.met else 'found'}: {evidence}"
     return f"  {mark}  {shorten(verdict.criterion.text, 300)}\n           {told}"
 
 
@@ -5716,7 +5761,7 @@ def run_summary(document: Mapping[str, Any]) -> str:
     good = sum(task["success"] for task in tasks)
     skipped = sum(task["status"] == "skipped" for task in tasks)
     cost = document["cost_usd"]
-    unknown = any(attempt["cost_usd"] is None and attempt["session_id"] for task in tasks for attempt in task["attempts"])
+    unknown = any("what it cost is not known" in warning for warning in document["warnings"])
     return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
             + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown)
             + f"\nTranscripts and result: {document['output_dir']}")

@@ -342,6 +342,12 @@ def test_a_limit_says_when_it_passes(clock_of):
     assert told == "You've hit your session limit · resets 3:45pm. It resets at 15:45 CET (in 3 h 45 min)."
 
 
+@pytest.mark.parametrize("ended, kind", [(Ended("completed", 0), None), (Ended("completed", 137), "interrupted"), (Ended("completed", None, "SIGKILL"), "interrupted")])
+def test_a_further_turn_that_dies_undoes_the_result_before_it(ended, kind):
+    error = classify_ending(stream_of([*WORK, result(), says("I go on."), bash("pytest -q")[0]]), ended, "", NOW)
+    assert (error and error.kind) == kind
+
+
 def test_the_pause_that_the_api_asks_for_is_how_long_it_takes():
     stream = stream_of(WORK + [{**api_retry("rate_limit", 429), "retry_delay_ms": 50_000}])
     error = classify_ending(stream, Ended("cancelled", 0, cause="waiting"), "", NOW)

@@ -103,6 +103,31 @@ def test_a_limit_of_the_judge_s_is_waited_for_and_is_no_fault_of_the_work(run, s
     assert (done.returncode, len(agent.starts()), attempt["error"]["kind"]) == (4, 2, "rate_limit")
 
 
+def test_a_judge_that_stays_limited_is_given_up_and_the_work_is_not_paid_again(stand_in, run_cc):
+    limited = {"api_error": {"text": "API Error: 429, retry after 0.1", "status": 429, "error": "rate_limit"}}
+    agent = stand_in([*WRITES, {"result": {"total_cost_usd": 0.25}}], [limited])
+    done = run_cc("-", "--json", "--judge", "--retries", "2", input=SPEC, env=agent.environment)
+    assert (done.returncode, len(agent.starts()), done.json()["cost_usd"]) == (4, 7, 0.25)
+    assert any("5 times in a row" in warning for warning in done.json()["warnings"]) and "the judge could not be asked" in done.stderr
+
+
+def test_a_judge_that_hangs_after_its_answer_is_ended_and_the_answer_counts(run):
+    document, starts = run(answers(row(1, True), row(2, True)), {"sleep": 300})
+    assert document["success"] and len(starts) == 2
+
+
+def test_a_file_whose_name_is_no_utf_8_does_not_keep_the_judge_from_its_work(run):
+    odd = {"bash": "touch $(printf 'caf\\351.txt')"}
+    assert run(answers(row(1, True), row(2, True)), work=[*WRITES, odd])[0]["success"]
+
+
+def test_what_the_judge_s_cli_says_on_stderr_is_heard(run_cc, stand_in):
+    agent = stand_in(WRITES, [{"stderr": "error: unknown option '--json-schema'"}, {"exit": 1}])
+    done = run_cc("-", "--json", "--judge", input=SPEC, env=agent.environment)
+    attempt, = done.json()["tasks"][0]["attempts"]
+    assert (done.returncode, attempt["error"]["kind"]) == (3, "invalid_request") and "--json-schema" in attempt["error"]["message"]
+
+
 def test_a_login_that_the_judge_lacks_is_exit_3(run, stand_in, run_cc):
     agent = stand_in(WRITES, [{"api_error": {"text": "Not logged in · Please run /login"}}])
     done = run_cc("-", "--json", "--judge", "--retries", "1", input=SPEC, env=agent.environment)

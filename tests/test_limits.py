@@ -4,6 +4,7 @@ Sections: what is often needed, waiting, resuming, money, background work.
 """
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -196,6 +197,41 @@ def test_a_call_that_was_cut_off_by_a_crash_proves_nothing(run):
     assert (done.returncode, the_attempts(done)[1]["criteria"][0]["met"]) == (1, False)
 
 
+def use(name: str, given: dict) -> dict:
+    """A tool call whose result never comes."""
+    block = {"type": "tool_use", "id": "t1", "name": name, "input": given}
+    return {"event": {"type": "assistant", "message": {"model": "x", "content": [block]}}}
+
+
+def test_a_call_whose_result_never_came_proves_nothing(run):
+    """Its line may be broken: the CLI writes other events into it at times."""
+    spec = "Task: Test it\nSuccess Criteria: 1) No errors, 2) Command exits with code 0, 3) Output does not contain FAILED\n"
+    done, _ = run(spec, [{"bash": "true"}, use("Bash", {"command": "pytest -q"}), {"text": "Done."}])
+    assert done.returncode == 1 and [c["met"] for c in the_attempts(done)[0]["criteria"]] == [False] * 3
+
+
+def test_a_tool_that_was_cut_off_was_not_used(run):
+    done, _ = run("Task: Write it\nSuccess Criteria: Uses the Write tool\n", [use("Write", {"file_path": "a"}), {"exit": 137}], [{"text": "Done."}])
+    assert done.returncode == 1
+
+
+def test_a_look_around_that_was_cut_off_is_no_error(run):
+    done, _ = run(SPEC + "2) No errors\n", [use("Bash", {"command": "grep -r TODO ."}), {"exit": 137}], [WRITES, {"bash": "ls"}])
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_answer_before_the_limit_counts(run):
+    done, _ = run("Task: Which licence?\nSuccess Criteria: Response mentions MIT\n", [{"text": "It is the MIT licence."}, limited("0.1")], [{"text": "Done."}])
+    assert done.returncode == 0
+
+
+def test_half_a_character_in_an_output_is_no_traceback(run):
+    returned = {"type": "tool_result", "tool_use_id": "t1", "content": "Exit code 1\nboom \ud83d", "is_error": True}
+    broken = {"raw": json.dumps({"type": "user", "message": {"role": "user", "content": [returned]}})}
+    done, starts = run("Task: Run it\nSuccess Criteria: No errors\n", [use("Bash", {"command": "python3 x.py"}), broken], options=("--retries", "1"))
+    assert (done.returncode, len(starts)) == (1, 2) and "boom" in starts[1]["prompt"]
+
+
 def test_a_further_turn_after_the_result_is_no_hanging(run):
     """As when background work ends: Claude is told and goes on. Only silence for ten seconds is hanging."""
     done, starts = run(SPEC, [{"result": {}}, {"text": "It has ended, I go on."}, {"sleep": 11}, WRITES, {"result": {}}])
@@ -292,6 +328,13 @@ def test_what_the_api_never_answered_has_cost_nothing(run):
     done, starts = run(SPEC, pausing, [WRITES], options=("--timeout", "1", "--budget", "1"))
     assert (done.returncode, [flag(start, "--max-budget-usd") for start in starts]) == (0, ["1", "1"])
     assert not any("not known" in warning for warning in done.json()["warnings"])
+
+
+def test_what_the_api_was_being_asked_at_the_end_may_have_cost_something(run):
+    """The pause was over, and the answer on its way."""
+    asking = [{"api_retry": {"retry_delay_ms": 100}}, {"sleep": 60}]
+    done, starts = run(RETRIED, asking, [WRITES], options=("--timeout", "1", "--budget", "1"))
+    assert len(starts) == 1 and any("not known" in warning for warning in done.json()["warnings"])
 
 
 def test_the_budget_that_is_used_up_is_the_one_that_is_named(run):
@@ -396,7 +439,7 @@ def backgrounded(command: str) -> list:
 def test_work_left_in_the_background_is_told_and_goes_into_the_retry(run):
     done, starts = run(RETRIED, [*backgrounded("npm test"), {"text": "All is tested."}], [WRITES])
     assert done.returncode == 0 and any("npm test" in warning and "background" in warning for warning in done.json()["warnings"])
-    assert "`npm test` was still running in the background at the end" in starts[1]["prompt"] and "foreground" in starts[1]["prompt"]
+    assert "`npm test` was still running in the background when the turn ended" in starts[1]["prompt"] and "foreground" in starts[1]["prompt"]
 
 
 def test_tests_that_were_left_in_the_background_have_not_passed(run):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripted_api import ScriptedApi, prompts, tool_results, turn
+from scripted_api import Request, ScriptedApi, prompts, tool_results, turn
 from support import ROOT, marked_processes, own_mark
 
 pytestmark = pytest.mark.usefixtures("bridge")
@@ -266,10 +266,10 @@ LEAVES = {"tool": "Bash", "input": {"command": "sleep 60", "run_in_background": 
 def test_a_command_in_the_background_is_told_of_and_ends_with_its_session(run):
     """Where the user's environment allows them: the CLI ends what is left a few seconds after its result."""
     with ScriptedApi(in_turn(LEAVES)) as api:
-        done = run(api, "Task: Run the tests\nSuccess Criteria: No errors\nRetry Strategy: again\n", env={"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"})
+        done = run(api, "Task: Run the tests\nSuccess Criteria: report.txt exists\nRetry Strategy: again\n", env={"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"})
         asked = [prompts(body)[0] for body in api.requests if turn(body) == 0]
     assert any("sleep 60" in warning and "background" in warning for warning in done.json()["warnings"])
-    assert (done.json()["tasks"][0]["success"], done.returncode) == (False, 1) or "`sleep 60` was still running" in asked[1]
+    assert done.returncode == 1 and "`sleep 60` was still running" in asked[1]
     assert_nothing_runs()
 
 
@@ -302,6 +302,28 @@ def test_a_resumed_run_that_exceeds_what_is_left_is_paid_in_full(run):
     first, second = the_attempts(done)
     assert (first["error"]["kind"], second["error"]["kind"]) == ("rate_limit", "budget")
     assert first["cost_usd"] == second["cost_usd"] > 0.5 and done.json()["cost_usd"] == pytest.approx(2 * first["cost_usd"])
+
+
+def test_a_resumed_run_with_a_subagent_is_paid_in_full(run):
+    """What a subagent used is in the total, but not among the messages."""
+    def answer(request):
+        said = prompts(request.body)
+        if said[0].startswith("look around"):
+            return {"text": "Nothing here.", "usage": {"input_tokens": 300_000, "output_tokens": 3000}}
+        if "continue" not in said[-1:] and turn(request.body) == 0:
+            return {**WRITES, **DEAR}
+        if "continue" not in said:
+            return SLOW_DOWN
+        is_first = not any(result["tool_use_id"].startswith("toolu") and "Nothing here" in str(result) for result in tool_results(request.body))
+        agent = {"tool": "Agent", "input": {"description": "look", "prompt": "look around", "subagent_type": "general-purpose"}}
+        return {**(agent if is_first else SAYS_DONE), **DEAR}
+
+    with ScriptedApi(answer) as api:
+        done = run(api, CONFIG_SPEC, env=RETRY_ONCE)
+        thousands = sum(answer(Request(0, body, {})).get("usage", {}).get("output_tokens", 0) for body in api.requests)
+    first = the_attempts(done)[0]["cost_usd"]
+    assert done.returncode == 0 and thousands == 6000, done.stdout + done.stderr
+    assert done.json()["cost_usd"] == pytest.approx(6 * first)
 
 
 def test_what_is_left_of_a_budget_goes_along_and_nothing_starts_when_it_is_used_up(run):

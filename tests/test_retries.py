@@ -5,8 +5,8 @@ from typing import NamedTuple, Optional
 
 import pytest
 
-from cc_execute import (AgentError, Attempt, CommandResult, Evidence, Next, Stop, Task, ToolCall, Verdict, judge, parse_task_request,
-                        plan_retry, read_criteria, refined_prompt, refinement)
+from cc_execute import (AgentError, Attempt, CommandResult, Evidence, Next, Output, Stop, Task, ToolCall, Verdict, judge, parse_task_request,
+                        plan_retry, read_criteria, refined_prompt, refinement, telling_end)
 
 TASK = Task(1, None, 1, "Create config.py with X.", ("File config.py exists", "Contains X"), 60.0, "be more specific")
 
@@ -55,7 +55,7 @@ def test_only_what_failed_is_spoken_of(workspace):
 
 def test_there_is_one_sentence_for_each_failed_criterion(workspace):
     criteria = ["File a.py exists", "b.py contains X", "Output contains OK", "`false`", "It is beautiful"]
-    evidence = Evidence(str(workspace), text="nothing")
+    evidence = Evidence(str(workspace), text="nothing", run=lambda command: CommandResult(1, ""))
     advice = refinement(judge(read_criteria(criteria), evidence))
     starts = [advice.index(f"{text}: ") for text in criteria]
     assert starts == sorted(starts) and all("; " in advice[start:] for start in starts) and "\n" not in advice
@@ -253,6 +253,45 @@ def test_a_failed_command_is_told_by_the_end_of_its_output(workspace):
     advice = refinement(judge(read_criteria(["`pytest -q`"]), evidence))
     assert "exit code 1" in advice and advice.count("\n") == 0 and len(advice) < 800
     assert "E assert 1 == 2 · FAILED test_x.py::test_last" in advice.replace("   ", " ") and "test_1 passed" not in advice
+
+
+def test_an_error_that_scrolled_away_is_told(workspace):
+    output = "Traceback (most recent call last):\n  File \"x.py\", line 1\nKeyError: 'port'\n" + "INFO request served\n" * 300
+    evidence = Evidence(str(workspace), calls=(ToolCall("Bash", {"command": "python3 x.py"}, output, False, True),))
+    verdict, = judge(read_criteria(["No errors"]), evidence)
+    assert "KeyError: 'port'" in verdict.evidence and "KeyError: 'port'" in refinement([verdict])
+
+
+ENDS = {"a long blank tail": "FAILED here" + "\n" * 5000, "colours": "\x1b[31mFAILED\x1b[0m here", "half a character": "FAILED \ud83d here"}
+
+
+@pytest.mark.parametrize("output", ENDS.values(), ids=ENDS)
+def test_the_end_of_an_output_is_what_can_be_read(output):
+    end = telling_end(output)
+    assert "FAILED" in end and "here" in end and "31m" not in end and end.encode()
+
+
+def test_of_an_output_without_end_the_end_is_kept():
+    kept = Output()
+    for _ in range(20):
+        kept.take("stdout", "x" * 1024 * 1024)
+    kept.take("stderr", "the last words")
+    assert kept.text().startswith("xxx") and kept.text().endswith("the last words") and len(kept.text()) < 17 * 1024 * 1024
+
+
+def test_what_was_not_reached_is_no_fault_of_claude_s(workspace):
+    advice = refinement(judge(read_criteria(["File a.py exists", "`pytest -q`"]), Evidence(str(workspace))))
+    assert "a.py" in advice and "pytest" not in advice
+
+
+def test_hundreds_of_faults_are_not_all_told(workspace):
+    advice = refinement(judge(read_criteria([f"File f{number}.py exists" for number in range(300)]), Evidence(str(workspace))))
+    assert len(advice) < 40_000 and "And 260 more are not met." in advice
+
+
+def test_a_judge_that_was_given_up_ends_it():
+    given_up = attempt(error="rate_limit", verdicts=())._replace(given_up="it was waited for 5 times in a row")
+    assert plan_retry(TASK, [given_up], 2, None, 900.0) == Stop("it was waited for 5 times in a row")
 
 
 def test_a_failed_call_is_told_by_its_error_and_not_by_its_beginning(workspace):

@@ -237,6 +237,30 @@ def test_background_work_is_unfinished_if_it_ran_at_the_result(events, unfinishe
     assert (stream.unfinished, call.failed, call.background == "running", call.output) == (unfinished, failed, bool(unfinished), "")
 
 
+@pytest.mark.parametrize("criterion", ["No errors", "No ImportError"])
+def test_a_server_that_was_started_on_purpose_is_no_error_but_proves_nothing(criterion, tmp_path):
+    stream = read_stream(lines([backgrounded("npm run dev"), bash("curl -s localhost:3000", "hello"), result()]))
+    verdict, = cc_execute.judge(cc_execute.read_criteria([criterion]), cc_execute.Evidence(str(tmp_path), calls=tuple(stream.calls.values())))
+    assert (verdict.met, verdict.confidence) == (True, "weak")
+
+
+def test_an_error_is_not_cleared_by_output_that_nobody_saw(tmp_path):
+    failed = failed_bash("python3 main.py", "ImportError: no module named x")
+    for end in ("completed", "failed", "killed"):
+        stream = read_stream(lines([failed, backgrounded("python3 main.py"), task_ended(end), result()]))
+        verdict, = cc_execute.judge(cc_execute.read_criteria(["No ImportError"]), cc_execute.Evidence(str(tmp_path), calls=tuple(stream.calls.values())))
+        assert not verdict.met, end
+
+
+def test_a_call_that_the_cli_refused_was_not_run(tmp_path):
+    """As with run_in_background, where background work is switched off."""
+    refused = tool("Bash", {"command": "npm start", "run_in_background": True}, "<tool_use_error>InputValidationError: …</tool_use_error>", True,
+                   details="InputValidationError: …")
+    stream = read_stream(lines([refused, bash("npm start >log 2>&1 & sleep 1; curl -s localhost:3000", "hello"), result()]))
+    verdict, = cc_execute.judge(cc_execute.read_criteria(["No errors"]), cc_execute.Evidence(str(tmp_path), calls=tuple(stream.calls.values())))
+    assert verdict.met
+
+
 def test_a_command_that_merely_took_long_is_no_background_work():
     """The CLI starts a task for each command that takes a few seconds."""
     call, returned = bash("sleep 3", "ok")
