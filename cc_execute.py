@@ -86,7 +86,7 @@ NESTED_SESSION = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT"
 def printable(text: str) -> str:
     """The text without what a terminal would obey: colours, control characters, those that turn the direction of writing; and
     without halves of characters, which nothing can encode."""
-    return re.sub(r"\x1b\[[\d;]*m|([\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff])", lambda found: "·" * bool(found[1]), text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "·", re.sub(r"\x1b\[[\d;]*m", "", text))
 
 
 class CcError(Exception):
@@ -5350,7 +5350,8 @@ class AttemptRun:
             self.number, self.step.prompt, tuple(self.command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
             self.transcript, verdicts, self.stream.text, changed, self.process is not None, self.judge_cost, resumed=bool(self.resumed),
-            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start, given_up=self.judge_given_up)
+            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start,
+            given_up=self.judge_given_up)
 
     def own_cost(self) -> Optional[float]:
         """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
