@@ -5,7 +5,7 @@ VENV   := $(TOOLS)/venv
 STAMP  := $(VENV)/installed
 ARGS   ?=
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test conformance bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ demo:  ## the worked example with a stand-in for Claude; needs nothing but Pytho
 
 test: $(STAMP)  ## all tests, in a virtual environment of their own (ARGS="-k name")
 	$(VENV)/bin/python -m pytest -o cache_dir=$(CURDIR)/$(TOOLS)/pytest tests $(ARGS)
+
+conformance: $(STAMP)  ## the Autobahn cases of RFC 6455 against both ends of the codec
+	$(VENV)/bin/python tests/conformance.py
 
 bench: $(STAMP)  ## how fast specs are read, beside a Markdown parser
 	$(VENV)/bin/python tests/bench/specs.py

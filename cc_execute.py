@@ -4310,7 +4310,7 @@ class BuiltinChannel:
         bridge = bridge_module()
         self._socket = open_socket(address)
         self._codec = bridge.Codec(bridge.Role.CLIENT, LINE_LIMIT_CHARS)
-        self._events: List[Any] = []
+        self._events: Iterator[Any] = iter(())   # of what has come, taken from the codec one by one
         self._closed = ""
         try:
             self._shake_hands(bridge, address)
@@ -4333,7 +4333,7 @@ class BuiltinChannel:
                 raise NotReady(f"{address} is no bridge: {error}") from None
         if answer[0].status != 101:
             raise refused(address, answer[0].status)
-        self._take(answer[1])
+        self._events = self._codec.take(answer[1])
 
     def send(self, text: str) -> None:
         if self._closed:
@@ -4343,7 +4343,10 @@ class BuiltinChannel:
     def receive(self, timeout: float) -> Optional[str]:
         """The next message; None when none came within `timeout` seconds. Raises BridgeLost at the end of the connection."""
         import socket
-        while not self._events:
+        while True:
+            text = self._next_text()
+            if text is not None:
+                return text
             if self._closed:
                 raise BridgeLost(self._closed)
             self._socket.settimeout(timeout)
@@ -4355,19 +4358,20 @@ class BuiltinChannel:
                 raise BridgeLost(f"the connection to the bridge broke: {error}") from None
             if not data:
                 raise BridgeLost("the bridge closed the connection")
-            self._take(data)
-        return self._events.pop(0)
+            self._events = self._codec.take(data)
 
-    def _take(self, data: bytes) -> None:
-        for event in self._codec.feed(data):
+    def _next_text(self) -> Optional[str]:
+        """The next message of what has come; answers to pings and closes go out in its order."""
+        for event in self._events:
+            owed = self._codec.owed()
+            if owed:
+                self._write(owed)
             name = type(event).__name__
             if name == "TextMessage":
-                self._events.append(event.text)
-            elif name == "Closed":
+                return event.text
+            if name == "Closed":
                 self._closed = f"the bridge closed the connection ({event.code} {event.reason})".replace(" )", ")")
-        owed = self._codec.owed()
-        if owed:
-            self._write(owed)
+        return None
 
     def _write(self, data: bytes) -> None:
         try:

@@ -296,19 +296,25 @@ class Codec:
 
     def feed(self, data: bytes) -> List[Event]:
         """What these bytes complete. After Closed nothing more comes, and what is fed is dropped."""
-        events: List[Event] = []
+        return list(self.take(data))
+
+    def take(self, data: bytes) -> Iterator[Event]:
+        """The same one by one: no frame is looked at before all before it were handed out, so that what is owed, and what is said
+        to a message, can be sent in the order of the frames, and before a later frame fails the connection."""
         self._inbox += data
         try:
-            while self.state is not State.CLOSED and self._take_frame(events):
-                pass
+            events, is_whole = [], True
+            while is_whole and self.state is not State.CLOSED:
+                is_whole = self._take_frame(events)
+                yield from events
+                events.clear()
         except Violation as violation:
             if self.state is State.OPEN:
                 self._outbox += self._frame(Opcode.CLOSE, encode_close(violation.close_code, str(violation)))
             self._move(Move.FAIL)
-            events.append(Closed(violation.close_code, str(violation)))
+            yield Closed(violation.close_code, str(violation))
         if self.state is State.CLOSED:
             self._inbox.clear()
-        return events
 
     def owed(self) -> bytes:
         """What must be sent now: answers to pings and close frames, a close frame after a violation. Asking clears it."""
@@ -1377,22 +1383,31 @@ class Connection(asyncio.Protocol):
     def _open(self, request: HttpRequest, rest: bytes) -> None:
         self._cut_after(None)
         self._inbox, self._codec, self._take = b"", Codec(Role.SERVER, MESSAGE_BYTES), self._take_frames
-        self._write(accept_response(request) + notification("connected", self._bridge.greet(self)))
+        self._write(accept_response(request) + self.greeting())
         self._take_frames(rest)
+
+    def greeting(self) -> bytes:
+        return notification("connected", self._bridge.greet(self))
 
     def _take_frames(self, data: bytes) -> None:
         is_answer = self._codec.state is State.CLOSING
-        for event in self._codec.feed(data):
-            if isinstance(event, TextMessage) and not is_answer:
-                self._bridge.start_task(self._bridge.serve(self, event.text))
-            elif isinstance(event, BinaryMessage):
-                self.close(1003, "requests are sent as text")
-            elif isinstance(event, Closed):
+        for event in self._codec.take(data):
+            self._write(self._codec.owed())
+            if isinstance(event, Closed):
                 log.info("connection %s closed: %d %r", self.id, event.code, event.reason)
                 self._let_go()
+            elif not is_answer:
+                self.hear(event)
         self._write(self._codec.owed())
         if self._codec.state is State.CLOSED:
             self._transport.close() if is_answer else self._linger()
+
+    def hear(self, event: Event) -> None:
+        """A message; pings are answered already."""
+        if isinstance(event, TextMessage):
+            self._bridge.start_task(self._bridge.serve(self, event.text))
+        elif isinstance(event, BinaryMessage):
+            self.close(1003, "requests are sent as text")
 
     # What goes out.
 
