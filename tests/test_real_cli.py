@@ -240,7 +240,7 @@ def test_too_much_is_tried_again_with_less(run, answer, told):
 
 
 def test_a_cli_that_is_killed_is_resumed_once(run):
-    killed = {"text": "I kill myself.", "tool": "Bash", "input": {"command": "kill -9 $PPID"}}
+    killed = {"text": "I kill myself.", "tool": "Bash", "input": {"command": "sleep 2; kill -9 $PPID"}}  # by then it has written its session down
     with ScriptedApi(in_turn(killed, WRITES)) as api:
         done = run(api, CONFIG_SPEC)
         asked = prompts(api.requests[-1])
