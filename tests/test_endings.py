@@ -246,8 +246,7 @@ def test_a_whole_run_ended_by(row, clock_of):
 
 def test_the_corpus_is_large_and_a_quarter_of_it_only_looks_like_errors():
     assert len(CORPUS) >= 80 and len({row["reason"] for row in CORPUS}) == len(CORPUS)
-    harmless = sum(row["kind"] is None for row in CORPUS) + len(HARMLESS)
-    assert harmless >= (len(CORPUS) + len(CASES) + len(HARMLESS)) / 4 or harmless >= 20
+    assert sum(row["kind"] is None for row in CORPUS) >= len(CORPUS) / 4
     kinds = {row["kind"] for row in CORPUS} | {case.kind for case in CASES}
     assert kinds >= {"timeout", "stalled", "cancelled", "max_turns", "budget", "rate_limit", "usage_limit", "overloaded", "network",
                      "token_limit", "authentication", "billing", "permission", "not_found", "invalid_request", "refusal", "interrupted", "unknown"}
