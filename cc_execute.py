@@ -5649,6 +5649,14 @@ def fit(line: str, columns: int) -> str:
     return line
 
 
+def terminal_columns() -> int:
+    """Of the terminal that stderr is, rather than of COLUMNS, which may be of another one, or of this one before a resize."""
+    import shutil
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or shutil.get_terminal_size().columns
+    return shutil.get_terminal_size().columns
+
+
 class Terminal(Observer):
     """A live line on stderr while a task runs; a verdict line a criterion on stdout when it has ended."""
 
@@ -5714,8 +5722,7 @@ class Terminal(Observer):
             self.show(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", sys.stderr)
 
     def _show_live(self, told: str) -> None:
-        import shutil
-        line = fit(f"{self.title} · {told}", shutil.get_terminal_size().columns - 1)
+        line = fit(f"{self.title} · {told}", terminal_columns() - 1)
         self.show(f"\r{line}\x1b[K", sys.stderr, end="")
         self.told = told
 
