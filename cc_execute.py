@@ -236,7 +236,11 @@ class Changes(NamedTuple):
 class CommandResult(NamedTuple):
     exit_code: Optional[int]
     output: str
-    note: str = ""                    # why there is no exit code: "timeout after 45 s"
+    note: str = ""                    # why there is no exit code: "it ran into the time limit of 45 s"
+
+    @property
+    def ending(self) -> str:
+        return self.note or f"exit code {self.exit_code}"
 
 
 class Evidence(NamedTuple):
@@ -280,6 +284,10 @@ class Attempt(NamedTuple):
     unfinished: Tuple[str, ...] = ()  # background work that ran at its end
     free: bool = False                # it cannot have cost anything, whatever is known of its cost
     given_up: str = ""                # why the judge is not asked again
+
+    def ended_by(self, *kinds: str) -> bool:
+        """Whether an error of one of these kinds ended it."""
+        return self.error is not None and self.error.kind in kinds
 
     @property
     def paid_usd(self) -> Optional[float]:
@@ -1454,11 +1462,11 @@ def split_agent(command: str) -> Tuple[str, ...]:
 
 # ---- Stream: the agent's stdout, in pieces -> Stream. As seen with Claude Code 2.1.197. No I/O. ----
 
-# Errors that an api_retry tells of and that cannot get better: left alone, the CLI asks ten times, for minutes.
-NO_ANSWER = "no answer"
+NO_ANSWER = "no answer"               # our name for an api_retry without an HTTP status, which the CLI calls unknown
+# What an api_retry tells of and what cannot get better: left alone, the CLI asks ten times, for minutes.
+HOPELESS = ("authentication_failed", "billing_error", "oauth_org_not_allowed", "account_on_hold", "verification_required")
 TOKENS = (("inputTokens", "input_tokens"), ("cacheReadInputTokens", "cache_read_input_tokens"),
           ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # what was read: names in modelUsage, and in usage
-HOPELESS = ("authentication_failed", "billing_error", "oauth_org_not_allowed", "account_on_hold", "verification_required")
 
 
 class Stream:
@@ -2105,6 +2113,8 @@ HERE = {"", "here", "disk", *(f"the {kind}{place}" for kind in ("", "working ", 
 
 
 A_FILE = r"(\0\d+\0|[\w@.~/-]*[\w-]\.[A-Za-z]\w{0,9}|\.\w+|(?:the )?(?:Dockerfile|Makefile|README))"
+LEFT_HERE = (r"(?: left| there| present| around)?"
+             r"(?: in (?:the )?(?:project |repo )?(?:root|project|repo|repository|folder|directory|workspace))?")
 A_WORK = r"(?:the (?:run|task|script|program|agent|project|repo|repository)|you|we|it|claude)"
 SEEN = r"(?:appears?|occurs?|shows? up|can be seen|(?:is|are) (?:printed|shown|displayed|visible|contained|present|there)|stands?)"
 OUT = r"(?:the )?(?:console |program |terminal |command |script )?(?:output|stdout|stderr|console|terminal)"
@@ -2130,10 +2140,10 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"\b(?:all|both) (exists?|are|is)\b", r"\1"), (r"\b(are|is) (?:all|both) ", r"\1 "),
     (r"\bthere is not an? ", "there is no "),
     (r"\b(?:is|are) not (?:there|present|left|included|around)\b", "does not exist"),
-    (rf"^no (?:file (?:named|called) )?{A_FILE}(?: file)?(?: (?:is|are|was|remains?|exists?))?(?: left| there| present| around)?"
-     r"(?: in (?:the )?(?:project|repo|repository|folder|directory|workspace|root))?([.!]?)$", r"\1 does not exist\2"),
-    (rf"^neither {A_FILE} nor {A_FILE} (?:is|are|remains?|exists?)(?: still)?(?: left| there| present| around)?"
-     r"(?: in (?:the )?(?:project |repo )?(?:root|project|repo|repository|folder|directory|workspace))?([.!]?)$", r"\1 or \2 does not exist\3"),
+    (rf"^no (?:file (?:named|called) )?{A_FILE}(?: file)?(?: (?:is|are|was|remains?|exists?))?"
+     rf"{LEFT_HERE}([.!]?)$", r"\1 does not exist\2"),
+    (rf"^neither {A_FILE} nor {A_FILE} (?:is|are|remains?|exists?)(?: still)?"
+     rf"{LEFT_HERE}([.!]?)$", r"\1 or \2 does not exist\3"),
     (r"\b(?:got|gets|gotten) (?=created|updated|changed|modified|deleted|removed|written|generated|added)", "is "),
     (r"\b(?:is|are|was|were|has been|have been) (?:completely |fully )?(?:gone|away|absent|missing)(?= from | in )", "is removed"),
     (r"\b(?:is|are|was|were|has been|have been) (?:completely |fully )?(?:gone|away|absent|missing)\b", "does not exist"),
@@ -3731,15 +3741,13 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
         return Verdict(criterion, False, "weak", COMMANDS_LATER)
     result = evidence.run(criterion.command)
     verdict = judge_command_result(criterion, result)
-    ending = result.note or f"exit code {result.exit_code}"
-    finding = f"{ending}, and its output ended: {telling_end(result.output) or 'it printed nothing'}"
+    finding = f"{result.ending}, and its output ended: {telling_end(result.output) or 'it printed nothing'}"
     return verdict if verdict.met else verdict._replace(finding=finding)
 
 
 def judge_command_result(criterion: Criterion, result: CommandResult) -> Verdict:
-    ending = result.note or f"exit code {result.exit_code}"
     tail = shorten(" ".join(result.output.strip().split("\n")[-3:]), 160)
-    told = f"{criterion.command!r}: {ending}" + (f"; it printed: {tail}" if tail else "; it printed nothing")
+    told = f"{criterion.command!r}: {result.ending}" + (f"; it printed: {tail}" if tail else "; it printed nothing")
     if result.exit_code is None:
         return Verdict(criterion, False, "proved", told)
     if not criterion.targets:
@@ -3983,7 +3991,7 @@ def waits_in_a_row(attempts: Sequence[Attempt]) -> int:
     """How many attempts at the end were ended by a limit; one that found its session gone came to nothing in between."""
     count = 0
     for attempt in reversed(attempts):
-        if attempt.error and attempt.error.kind in LIMITS:
+        if attempt.ended_by(*LIMITS):
             count += 1
         elif not is_session_gone(attempt):
             break
@@ -3992,8 +4000,7 @@ def waits_in_a_row(attempts: Sequence[Attempt]) -> int:
 
 def is_session_gone(attempt: Attempt) -> bool:
     """Resumed in vain: the CLI had not kept the session (on stderr, or in a result without a turn)."""
-    error = attempt.error
-    return bool(attempt.resumed and error and error.kind == "interrupted" and "no conversation found" in error.message.lower())
+    return attempt.resumed and attempt.ended_by("interrupted") and "no conversation found" in attempt.error.message.lower()
 
 
 def after_interruption(attempts: Sequence[Attempt]) -> Optional[Next]:
@@ -4001,7 +4008,7 @@ def after_interruption(attempts: Sequence[Attempt]) -> Optional[Next]:
     last = attempts[-1]
     if is_session_gone(last):
         return Next(last_prompt(attempts), last.timeout, retry=False)
-    cut = [attempt for attempt in attempts if attempt.error and attempt.error.kind in CUT_OFF and not is_session_gone(attempt)]
+    cut = [attempt for attempt in attempts if attempt.ended_by(*CUT_OFF) and not is_session_gone(attempt)]
     return Next(CONTINUE, last.timeout, last.session_id, retry=False) if last.session_id and len(cut) == 1 else None
 
 
@@ -4014,7 +4021,7 @@ def longer_attempt(attempts: Sequence[Attempt], longest: Optional[float]) -> Uni
     """After a time limit: half as long again, once."""
     last = attempts[-1]
     timeout = min(last.timeout * GROWTH_ON_TIMEOUT, longest or float("inf"))
-    if sum(bool(a.error and a.error.kind == "timeout") for a in attempts) > 1:
+    if sum(attempt.ended_by("timeout") for attempt in attempts) > 1:
         return Stop("it ran into the longer time limit too")
     return Next(last_prompt(attempts), timeout) if timeout > last.timeout else Stop("--timeout allows no longer attempt")
 
@@ -4024,7 +4031,7 @@ def same_failure_twice(attempts: Sequence[Attempt]) -> bool:
     def shape(attempt: Attempt) -> Tuple[Any, ...]:
         return attempt.error and attempt.error[:2], tuple((v.met, v.evidence) for v in attempt.verdicts)
 
-    counted = [at for at, attempt in enumerate(attempts) if not (attempt.error and attempt.error.kind in LIMITS)]
+    counted = [at for at, attempt in enumerate(attempts) if not attempt.ended_by(*LIMITS)]
     if len(counted) < 2 or shape(attempts[counted[-2]]) != shape(attempts[counted[-1]]):
         return False
     return not any(attempt.changed_something for attempt in attempts[counted[-2] + 1:])
@@ -4891,6 +4898,10 @@ class Context(NamedTuple):
     warnings: List[str]
     ledger: Ledger
 
+    def patience(self) -> float:
+        """Seconds that the run may still wait for limits to pass."""
+        return self.options.max_wait - self.ledger.waited
+
     def warn(self, text: str) -> None:
         self.warnings.append(text)
         self.observer.say(text)
@@ -4995,7 +5006,7 @@ def next_step(task: Task, attempts: Sequence[Attempt], retries: int, context: Co
     import random
     if passed(task, attempts[-1], context.options.strict) or context.interrupt.signal:
         return Stop("")
-    return plan_retry(task, attempts, retries, context.options.timeout, context.options.max_wait - context.ledger.waited, random.random())
+    return plan_retry(task, attempts, retries, context.options.timeout, context.patience(), random.random())
 
 
 def tell_of_attempt(task: Task, attempt: Attempt, context: Context) -> None:
@@ -5397,8 +5408,7 @@ class AttemptRun:
         import random
         if not answer.limit or answer.limit.kind not in LIMITS:
             return Stop("")
-        patience = self.context.options.max_wait - self.context.ledger.waited
-        return plan_wait(answer.limit.retry_after, in_a_row, patience, random.random(), time.time())
+        return plan_wait(answer.limit.retry_after, in_a_row, self.context.patience(), random.random(), time.time())
 
     def try_judge(self, prompt: str, count: int) -> JudgeAnswer:
         """Ask the judge once, if there is money left for it."""
