@@ -5,7 +5,7 @@ VENV   := $(TOOLS)/venv
 STAMP  := $(VENV)/installed
 ARGS   ?=
 
-.PHONY: help demo test conformance bench clean
+.PHONY: help demo test conformance fuzz bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: $(STAMP)  ## all tests, in a virtual environment of their own (ARGS="-k na
 
 conformance: $(STAMP)  ## the Autobahn cases of RFC 6455 against both ends of the codec
 	$(VENV)/bin/python tests/conformance.py
+
+fuzz: $(STAMP)  ## mutated input against a real bridge (ARGS="--count 5000000 --seed 7")
+	$(VENV)/bin/python tests/fuzz.py $(ARGS)
 
 bench: $(STAMP)  ## how fast specs are read, beside a Markdown parser
 	$(VENV)/bin/python tests/bench/specs.py
