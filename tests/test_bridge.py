@@ -1,10 +1,9 @@
-"""The bridge from outside: who gets in, what is answered to which message, which clients work, how it starts and ends.
+"""The bridge from outside: who gets in, what is answered to which message, how it starts and ends.
 
 All against real bridge processes; what it does with the processes it runs is in test_processes.py.
 """
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -16,7 +15,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import websocket
 
 import ws_bridge as wb
 from bridging import DEADLINE_S, SCRIPT, Client, RpcFailure, bridge_command, launch, lives, poll, read_response, start_bridge
@@ -402,59 +400,6 @@ def test_a_client_that_reads_no_answers_does_not_fill_the_memory(bridge):
                 client.socket.sendall(flood)
         assert other.call("ping") == {}
         assert bridge.memory_bytes() < before + 40 * wb.MIB
-
-
-# ---- Real clients. ----
-
-EXECUTE = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "execute", "params": {"command": ["sh", "-c", "cat; echo ü"], "stdin": "x" * 100_000}})
-
-
-def check_conversation(messages: list[str]) -> None:
-    connected, started, *outputs, completed = [json.loads(text) for text in messages]
-    assert connected["method"] == "connected" and started["result"]["status"] == "started"
-    assert "".join(output["params"]["data"] for output in outputs) == "x" * 100_000 + "ü\n"
-    assert completed["params"]["exit_code"] == 0
-
-
-def test_websocket_client(bridge):
-    connection = websocket.create_connection(bridge.url, header=[f"Authorization: Bearer {bridge.token}"], timeout=DEADLINE_S, http_no_proxy=["*"])
-    connection.send(EXECUTE)
-    messages = [connection.recv()]
-    while "process.completed" not in messages[-1]:
-        messages.append(connection.recv())
-    check_conversation(messages)
-    connection.ping("x")
-    connection.close()
-
-
-def test_websockets(bridge):
-    from websockets.asyncio.client import connect
-
-    async def talk():
-        async with connect(bridge.url + f"?token={bridge.token}", proxy=None) as connection:
-            await connection.send(EXECUTE)
-            messages = [await connection.recv()]
-            while "process.completed" not in messages[-1]:
-                messages.append(await connection.recv())
-            await (await connection.ping())
-            return messages
-
-    check_conversation(asyncio.run(asyncio.wait_for(talk(), DEADLINE_S)))
-
-
-def test_aiohttp(bridge):
-    import aiohttp
-
-    async def talk():
-        async with aiohttp.ClientSession() as session:
-            async with session.ws_connect(bridge.url, headers={"Authorization": f"Bearer {bridge.token}"}, compress=15) as connection:
-                await connection.send_str(EXECUTE)
-                messages = [await connection.receive_str()]
-                while "process.completed" not in messages[-1]:
-                    messages.append(await connection.receive_str())
-                return messages
-
-    check_conversation(asyncio.run(asyncio.wait_for(talk(), DEADLINE_S)))
 
 
 # ---- Start and end of the bridge. ----
