@@ -51,6 +51,7 @@ import socket
 import stat
 import subprocess
 import time
+import traceback
 from collections import deque
 from datetime import datetime, timezone
 from enum import Enum, IntEnum
@@ -99,9 +100,17 @@ Closed = NamedTuple("Closed", [("code", int), ("reason", str)])  # the peer's co
 Event = Union[TextMessage, BinaryMessage, Ping, Pong, Closed]
 
 Response = NamedTuple("Response", [("status", int), ("reason", str), ("headers", Dict[str, str])])  # header names in lower case
-Refusal = NamedTuple("Refusal", [("status", int), ("text", str), ("headers", Sequence[Tuple[str, str]])])
 Gate = NamedTuple("Gate", [("token", Optional[str]), ("hosts", FrozenSet[str])])  # no token: all on this machine; more names for Host
 Request = NamedTuple("Request", [("method", str), ("params", Any), ("id", Any), ("wants_reply", bool)])  # one of JSON-RPC
+
+
+class Refusal(NamedTuple):
+    """What a client that is not let in is told; `level` is that of its line in the log."""
+
+    status: int
+    text: str
+    headers: Sequence[Tuple[str, str]] = ()
+    level: int = logging.WARNING
 
 
 class HttpRequest(NamedTuple):
@@ -549,23 +558,26 @@ def find_refusal(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
     """The first reason not to let this request in, None if there is none. In this order: a stranger learns as little as can be."""
     first, path, host = request.first, request.target.partition("?")[0], HOST.fullmatch(request.first("host"))
     if not (host and is_own_name(host[1], gate)):
-        return Refusal(403, f"Host {first('host')[:80]!r} is not this bridge: use localhost, or start it with --allow-host", ())
+        return Refusal(403, f"Host {first('host')[:80]!r} is not this bridge: use localhost, or start it with --allow-host")
     if not all(is_own_origin(origin, first("host"), gate) for origin in request.headers.get("origin", [])):
-        return Refusal(403, f"Origin {first('origin')[:80]!r} is not this bridge's own: web pages are not let in", ())
+        return Refusal(403, f"Origin {first('origin')[:80]!r} is not this bridge's own: web pages are not let in")
     if path not in PATHS:
-        return Refusal(404, f"no {path[:80]!r} here: the paths are {' and '.join(PATHS)}", ())
+        return Refusal(404, f"no {path[:80]!r} here: the paths are {' and '.join(PATHS)}")
     if request.method != "GET":
         return Refusal(405, f"{request.method[:20]} is not GET", (("Allow", "GET"),))
     if gate.token is not None and not has_token(request, gate.token):
         challenge = first("x-bridge-challenge")
-        proven = (("X-Bridge-Proof", proof(gate.token, challenge)),) if 0 < len(challenge) <= CHALLENGE_CHARS else ()
-        return Refusal(401, "the token is wrong or missing: send `Authorization: Bearer TOKEN` or `?token=TOKEN`",
-                       (("WWW-Authenticate", "Bearer"), *proven))
+        refusal = Refusal(401, "the token is wrong or missing: send `Authorization: Bearer TOKEN` or `?token=TOKEN`",
+                          (("WWW-Authenticate", "Bearer"),))
+        if not 0 < len(challenge) <= CHALLENGE_CHARS:
+            return refusal
+        # Who asks for a proof before showing the token is a client of ours, and nothing to warn of.
+        return refusal._replace(headers=(*refusal.headers, ("X-Bridge-Proof", proof(gate.token, challenge))), level=logging.DEBUG)
     upgrade, connection = (_words(",".join(request.headers.get(name, ()))) for name in ("upgrade", "connection"))
     if not ("websocket" in upgrade and "upgrade" in connection and request.headers.get("sec-websocket-version") == ["13"]):
         return Refusal(426, "this is a WebSocket server (version 13)", (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")))
     if len(request.headers.get("sec-websocket-key", ())) != 1 or not is_key(first("sec-websocket-key")):
-        return Refusal(400, "Sec-WebSocket-Key is not 16 bytes in base64", ())
+        return Refusal(400, "Sec-WebSocket-Key is not 16 bytes in base64")
     return None
 
 
@@ -1234,16 +1246,19 @@ class Process:
             self._feed.close()
         self.phase, code = Phase.ENDED, self._popen.returncode
         self._life.run(False)
-        survivors = [p.pid for p in self.family()]
-        self._on_end(self)
-        self._publish("process.completed", {
+        completed = {
             "process_id": self.id, "status": self._status, "exit_code": code if code is None or code >= 0 else None,
             "signal": name_signal(-code) if code is not None and code < 0 else None, "duration": round(self._life.spent_s(), 3),
-            "survivors": survivors})
+            "survivors": [p.pid for p in self.family()]}
+        log.info("process %(process_id)s ended: %(status)s, exit code %(exit_code)s, signal %(signal)s, %(duration)s s, "
+                 "survivors %(survivors)s", completed)
+        self._on_end(self)
+        self._publish("process.completed", completed)
 
     def end(self, status: str) -> None:
         """Ends the process and all that belongs to it, unless that is under way or over."""
         if not self.is_over():
+            log.info("process %s is ended: %s", self.id, status)
             self._status, self._ending = status, asyncio.ensure_future(self._end())
 
     async def cancel(self) -> None:
@@ -1372,9 +1387,9 @@ class Connection(asyncio.Protocol):
                 return
             refusal = find_refusal(parsed[0], self._bridge.gate) or self._bridge.find_full()
         except HandshakeError as error:
-            refusal = Refusal(error.status, str(error), ())
+            refusal = Refusal(error.status, str(error))
         if refusal:
-            log.warning("connection %s refused: %d %s", self.id, refusal.status, refusal.text)
+            log.log(refusal.level, "connection %s refused: %d %s", self.id, refusal.status, refusal.text)
             self._write(refusal_response(refusal))
             self._linger()
         else:
@@ -1490,8 +1505,8 @@ class Bridge:
 
     def find_full(self) -> Optional[Refusal]:
         if sum(self._connections.values()) >= self._options.max_connections:
-            return Refusal(503, f"{self._options.max_connections} connections are open already (--max-connections)", ())
-        return Refusal(503, "the bridge is ending", ()) if self.is_ending.is_set() else None
+            return Refusal(503, f"{self._options.max_connections} connections are open already (--max-connections)")
+        return Refusal(503, "the bridge is ending") if self.is_ending.is_set() else None
 
     def greet(self, connection: Connection) -> Dict[str, Any]:
         """The parameters of `connected`; from now on it counts as open."""
@@ -1540,8 +1555,9 @@ class Bridge:
         except RpcError as error:
             reply = error_message(error, request.id)
         except Exception:  # whatever it is, it must not cost others anything; the log has the place, without the parameters
-            log.exception("%s failed", request.method)
+            log.exception("connection %s: %s failed", connection.id, request.method)
             reply = error_message(RpcError(INTERNAL_ERROR, "an error in the bridge; its log has the details"), request.id)
+        log.debug("connection %s: %.80r answered with %s", connection.id, request.method, reply.get("error", {}).get("code", "a result"))
         return reply if request.wants_reply else None
 
     # Methods: (connection, checked parameters) -> result.
@@ -1567,7 +1583,7 @@ class Bridge:
             self._journal.finish(process_id)
             raise
         process = self._processes[process_id] = Process(process_id, order, popen, self._options.grace, self._on_process_end)
-        log.info("process %s started: %r, pid %d, label %r", process_id, order.argv[0], popen.pid, order.label)
+        log.info("process %s started: %.200r, pid %d, label %r", process_id, order.argv[0], popen.pid, order.label)
         return process
 
     async def _control(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
@@ -1616,7 +1632,6 @@ class Bridge:
 
     def _on_process_end(self, process: Process) -> None:
         """Comes before the client hears of it: once it knows, nothing may be swept any more."""
-        log.info("process %s ended", process.id)
         self._journal.finish(process.id)
         self._await_client(process)
         ended = [p for p in self._processes.values() if p.phase is Phase.ENDED and not p.kept.waiting_bytes]
@@ -1664,7 +1679,7 @@ class Bridge:
 
 # ---- Command line: options -> socket, token, signals, the ready line. ----
 
-EXAMPLES = """
+PAGE = """
 examples:
   ws_bridge.py                            on port 8004, for this user only
   ws_bridge.py --port 0 --idle-exit 30    on a free port, until nobody has needed it for 30 s
@@ -1674,6 +1689,28 @@ examples:
 environment:
   CC_BRIDGE_TOKEN   the token; without it a random one is made and kept in the token file
   XDG_RUNTIME_DIR   the token file is $XDG_RUNTIME_DIR/cc_execute/bridge-PORT.token, without it in ~/.cache/cc_execute
+
+protocol: JSON-RPC 2.0, an object in each text frame, at ws://HOST:PORT/ and /ws/mcp; times in seconds
+  execute {command, cwd?, env?, stdin?, timeout?, idle_timeout?, stop_signal?, label?, umask?}
+    -> {status: "started", process_id, pid, pgid}; `command` is a list, or a string that is split (no shell)
+  control {type: "PAUSE" | "RESUME" | "CANCEL", process_id?} -> {status}; a second CANCEL kills at once
+  attach {process_id, after?} -> {status, pid, label}, the output after message `after`, then what comes
+  list {} -> {processes: [{process_id, label, pid, state, ...}]}; ping {} -> {}
+  by itself: first connected {version, protocol, connection_id, capabilities}, then, as it comes,
+    process.output {process_id, type: "stdout" | "stderr", seq: 1, 2, 3 ..., data}, last, once,
+    process.completed {process_id, status: "completed" | "timeout" | "stalled" | "cancelled", exit_code, ...}
+  errors: as in JSON-RPC; -32000 not started, -32001 not allowed, -32002 no such process, -32003 too many,
+    -32004 no longer kept
+
+from a terminal (on a machine with other users, mind that they see a program's arguments):
+  TOKEN=$(cat "${XDG_RUNTIME_DIR:-$HOME/.cache}/cc_execute/bridge-8004.token")
+  websocat -n -B 500000 --jsonrpc -H="Authorization: Bearer $TOKEN" ws://127.0.0.1:8004/
+  execute {"command": ["echo", "hello"], "timeout": 60}
+
+from a browser: open http://127.0.0.1:8004/ (other pages are not let in; this one says 401) and in its console
+  socket = new WebSocket("ws://127.0.0.1:8004/?token=TOKEN")
+  socket.onmessage = (event) => console.log(event.data)
+  socket.send(JSON.stringify({jsonrpc: "2.0", id: 1, method: "execute", params: {command: ["echo", "hello"]}}))
 
 exit codes:
   0 ended by SIGTERM, SIGINT, SIGHUP or --idle-exit   2 usage   3 could not listen
@@ -1692,26 +1729,33 @@ def in_range(kind: Callable[[str], Any], name: str, lowest: float, highest: floa
     return read
 
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
 def make_parser() -> argparse.ArgumentParser:
     seconds, count = in_range(float, "seconds", 0, SECONDS_MAX), in_range(int, "count", 1, 1_000_000)
     parser = argparse.ArgumentParser(
-        prog="ws_bridge.py", description="Runs commands for WebSocket clients on this machine and streams their output.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+        prog="ws_bridge.py", usage="ws_bridge.py [options]", description="Runs commands for WebSocket clients on this machine and streams their output.",
+        epilog=PAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("where it listens").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s); any but loopback needs --expose")
     add("--port", type=in_range(int, "port", 0, 65535), default=DEFAULT_PORT, help="port (default %(default)s); 0 takes a free one")
+    add = parser.add_argument_group("who gets in, and what they may run").add_argument
     add("--token-file", type=Path, metavar="F", help="where the token is kept; if F holds one already, that is the token")
     add("--no-token", action="store_true", help="let in everybody on this machine")
     add("--allow", action="append", default=[], metavar="CMD", help="run only this program, by the file that it is (repeatable)")
     add("--expose", action="store_true", help="listen on an address that other machines can reach; needs a token and --allow-host")
     add("--allow-host", action="append", default=[], metavar="NAME", help="a further name for this bridge in `Host` (repeatable)")
+    add = parser.add_argument_group("how long, how many").add_argument
     add("--detach-grace", type=seconds, default=60.0, metavar="S",
         help="how long a process goes on without its client, and can be attached after its end (default %(default)s)")
     add("--grace", type=seconds, default=5.0, metavar="S", help="between the stop signal and SIGKILL (default %(default)s)")
     add("--idle-exit", type=seconds, metavar="S", help="end S seconds after the last connection and process (default: never)")
     add("--max-processes", type=count, default=64, metavar="N", help="running at once (default %(default)s)")
     add("--max-connections", type=count, default=64, metavar="N", help="open at once (default %(default)s)")
+    add = parser.add_argument_group("what it tells").add_argument
     add("--log-file", type=Path, metavar="F", help="log to F instead of stderr; beyond 1 MiB it is renamed, three such are kept")
+    add("--log-level", choices=LOG_LEVELS, default="info", help="the least that is logged (default %(default)s)")
     add("--version", action="version", version=f"ws_bridge {VERSION}")
     return parser
 
@@ -1742,14 +1786,33 @@ def resolve(options: argparse.Namespace, refuse: Callable[[str], Any]) -> Tuple[
     return family, address[:2]
 
 
-def start_log(path: Optional[Path]) -> None:
+class OneLine(logging.Formatter):
+    """One line an event, whatever names a client makes up. Of an exception type and place: its message may quote what a client sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        def escape(match: re.Match) -> str:
+            return ": " if match[0] == "\n" else ascii(match[0])[1:-1]  # the line break stands before an exception
+
+        return re.sub(f"[{CONTROLS}\x80-\x9f\u2028\u2029]", escape, super().format(record))
+
+    def formatException(self, ei: Any) -> str:
+        places = [f"{frame.name} ({os.path.basename(frame.filename)}:{frame.lineno})" for frame in traceback.extract_tb(ei[2])]
+        return " in ".join((ei[0].__name__, *reversed(places)))
+
+
+def start_log(path: Optional[Path], level: str) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path:
         from logging.handlers import RotatingFileHandler
-        handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=3, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=3, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(level.upper())
+
+
+def log_loop_error(loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
+    """Instead of asyncio's own, which shows arguments."""
+    log.error("%s", context["message"], exc_info=context.get("exception"))
 
 
 def listen(family: int, address: Tuple[str, int]) -> socket.socket:
@@ -1785,7 +1848,7 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
 def announce(host: str, port: int) -> None:
     """The ready line. Whoever waited for it may be gone; nothing is written to stdout later, nor kept open there."""
     url = f"ws://[{host}]:{port}/" if ":" in host else f"ws://{host}:{port}/"
-    log.info("listening on %s", url)
+    log.info("ws_bridge %s listening on %s, pid %d", VERSION, url, os.getpid())
     if sys.stdout is not None:
         with contextlib.suppress(OSError):
             print(f"ws_bridge {VERSION} listening on {url}", flush=True)
@@ -1803,6 +1866,7 @@ async def run(options: argparse.Namespace, listener: socket.socket, umask: int) 
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, bridge.is_ending.set)
             loop.add_signal_handler(signal.SIGCHLD, bridge.reap)
+            loop.set_exception_handler(log_loop_error)
             server = await loop.create_server(lambda: Connection(bridge), sock=listener)
             announce(host, port)
             await bridge.is_ending.wait()
@@ -1815,7 +1879,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = parse_options(arguments)
     try:
         umask = os.umask(0o077)  # what the bridge writes is for its user only; processes get the umask that was there
-        start_log(options.log_file)
+        start_log(options.log_file, options.log_level)
         with listen(*options.address) as listener:
             asyncio.run(run(options, listener, umask))
     except (BridgeError, OSError) as error:

