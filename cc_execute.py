@@ -111,6 +111,10 @@ class NotReady(CcError):
     exit_status = 3
 
 
+class HungUp(NotReady):
+    """What should be a bridge closed the connection before it said what it is."""
+
+
 class BridgeLost(CcError):
     """The connection to the bridge ended while something was under way."""
 
@@ -4237,6 +4241,7 @@ class Address(NamedTuple):
     target: str = "/"
     token: Optional[str] = None
     secure: bool = False
+    names_token: bool = False         # the token came with the address
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -4284,7 +4289,7 @@ def parse_address(url: str) -> Address:
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
         raise UsageError(f"--bridge {url!r} is no WebSocket address; expected something like {DEFAULT_BRIDGE}")
     token = parse_qs(parts.query, keep_blank_values=True).get("token", [None])[0]
-    return Address(parts.hostname, port or (443 if parts.scheme == "wss" else 8004), parts.path or "/", token, parts.scheme == "wss")
+    return Address(parts.hostname, port or (443 if parts.scheme == "wss" else 8004), parts.path or "/", token, parts.scheme == "wss", bool(token))
 
 
 def open_socket(address: Address, timeout: float = 5.0) -> Any:
@@ -4332,7 +4337,7 @@ class BuiltinChannel:
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             piece = self._socket.recv(65536)
             if not piece:
-                raise NotReady(f"{address} closed the connection during the handshake; is it a bridge?")
+                raise HungUp(f"{address} closed the connection during the handshake: it is no bridge, or the way to it broke.")
             data += piece
             try:
                 answer = bridge.parse_response(data, key)
@@ -4409,6 +4414,8 @@ class LibraryChannel:
                                  header=[f"{name}: {value}" for name, value in authorization(address)])
         except websocket.WebSocketBadStatusException as error:
             raise refused(address, error.status_code) from None
+        except websocket.WebSocketConnectionClosedException:
+            raise HungUp(f"{address} closed the connection during the handshake: it is no bridge, or the way to it broke.") from None
         except (websocket.WebSocketException, IndexError, ValueError) as error:   # IndexError: 1.9.0 on what is no HTTP
             raise NotReady(f"{address} is no bridge: {error}") from None
 
@@ -4467,15 +4474,23 @@ def prove_bridge(address: Address, tokens: Sequence[str]) -> Optional[str]:
     """The one of these tokens that whoever listens at `address` knows: it has to show that before it is shown any, so that a
     stranger on a port with a stale token file gets neither token nor environment. None if it knows none of them.
 
-    Raises OSError when it cannot be reached, ConnectionRefusedError when nothing listens.
+    The proof is for the address where the bridge was reached, so that a stranger cannot have another bridge give it. Behind a tunnel
+    or a proxy that is another one than ours: then the address has to name the token itself, or be secured by TLS.
+
+    Raises OSError when it cannot be reached, ConnectionRefusedError when nothing listens, HungUp when it says nothing.
     """
     import secrets
     challenge = secrets.token_hex(16)
     request = f"GET / HTTP/1.1\r\nHost: {host_header(address)}\r\nX-Bridge-Challenge: {challenge}\r\nConnection: close\r\n\r\n"
     with open_socket(address) as sock:
+        place = "{}:{}".format(*sock.getpeername()[:2])
         head = read_head(sock, request.encode()) if tokens else ""
     shown = re.search(r"^X-Bridge-Proof:\s*([0-9a-f]{64})\s*$", head, re.I | re.M)
-    return next((token for token in tokens if shown and secrets.compare_digest(shown[1], bridge_module().proof(token, challenge))), None)
+    reached = re.search(r"^X-Bridge-Address:\s*(\S{1,60})\s*$", head, re.I | re.M)
+    if not shown or not reached or not (reached[1] == place or address.names_token or address.secure):
+        return None
+    proofs = ((token, bridge_module().proof(token, challenge, reached[1])) for token in tokens)
+    return next((token for token, proof in proofs if secrets.compare_digest(shown[1], proof)), None)
 
 
 def own_tokens(address: Address) -> List[str]:
@@ -4486,7 +4501,9 @@ def own_tokens(address: Address) -> List[str]:
 
 
 def read_head(sock: Any, request: bytes) -> str:
-    """What answers an HTTP request, up to 16 KiB and for at most 3 s: whoever is silent for so long is no bridge."""
+    """What answers an HTTP request, up to 16 KiB and for at most 3 s: whoever is silent for so long is no bridge. HungUp if it ends
+    before its head does."""
+    import socket
     data, deadline = b"", time.monotonic() + 3
     try:
         sock.sendall(request)
@@ -4494,10 +4511,12 @@ def read_head(sock: Any, request: bytes) -> str:
             sock.settimeout(max(0.01, deadline - time.monotonic()))
             piece = sock.recv(4096)
             if not piece:
-                break
+                raise ConnectionResetError
             data += piece
-    except OSError:                   # a listener that hangs up or says nothing has given its answer
+    except socket.timeout:            # a listener that says nothing has given its answer
         pass
+    except OSError:
+        raise HungUp("what listens there hung up before it answered: it is no bridge, or the way to it broke.") from None
     return data.decode("latin-1")
 
 
@@ -4536,13 +4555,11 @@ def read_lines_of(table: str) -> List[str]:
 def connect_named(address: Address) -> "BridgeClient":
     """The bridge at a named address. It has to prove that it knows a token of ours. Where there is none (a bridge with --no-token)
     it has to run as this user, or the address ends with `?token=`: the caller trusts it with prompt and environment."""
-    tokens = [address.token] if address.token else own_tokens(address) + list(filter(None, [os.environ.get("CC_BRIDGE_TOKEN")]))
     try:
-        token = prove_bridge(address, tokens)
-        if token is None and address.token != "" and (tokens or not is_own_listener(address)):
-            raise NotReady(f"what listens at {address} does not know a token of yours: set CC_BRIDGE_TOKEN to that bridge's token, "
-                           "or end the address with /?token= if it was started with --no-token.")
-        return BridgeClient(address._replace(token=token))
+        for _ in range(2):
+            with contextlib.suppress(HungUp):   # on a way that breaks the next try may get through
+                return use_named(address)
+        return use_named(address)
     except ConnectionRefusedError:
         started = start_bridge(address.port) if address.host in LOOPBACK and not address.secure else None
         if started is None:
@@ -4550,6 +4567,15 @@ def connect_named(address: Address) -> "BridgeClient":
         return BridgeClient(started)
     except OSError as error:
         raise NotReady(f"{address} cannot be reached: {error}.") from None
+
+
+def use_named(address: Address) -> "BridgeClient":
+    tokens = [address.token] if address.token else own_tokens(address) + list(filter(None, [os.environ.get("CC_BRIDGE_TOKEN")]))
+    token = prove_bridge(address, tokens)
+    if token is None and address.token != "" and (tokens or not is_own_listener(address)):
+        raise NotReady(f"what listens at {address} does not know a token of yours: set CC_BRIDGE_TOKEN to that bridge's token (behind a tunnel "
+                       "with another port, end the address with /?token=TOKEN), or end it with /?token= if it was started with --no-token.")
+    return BridgeClient(address._replace(token=token))
 
 
 def connect_own(runtime: str, say: Callable[[str], None]) -> "BridgeClient":
@@ -4766,7 +4792,8 @@ class BridgeClient:
                     sent += 1
             except BridgeLost:
                 self._waiting.clear()   # attach sends all that follows `seq` again
-                self._take_up(started, seq)
+                if self._take_up(started, seq).get("ending"):
+                    sent = max(sent, 1)   # the cancel arrived, only its answer was lost: a second one would kill at once
                 continue
             if message is None:
                 continue
@@ -4780,10 +4807,10 @@ class BridgeClient:
             elif message["method"] == "process.completed":
                 return Ended(params["status"], params["exit_code"], params["signal"], params["duration"], tuple(params["survivors"]))
 
-    def _take_up(self, started: Started, seq: int) -> None:
-        """Attach to the process where its output was last seen. Raises BridgeLost if that cannot be done."""
+    def _take_up(self, started: Started, seq: int) -> Mapping[str, Any]:
+        """Attach to the process where its output was last seen: the bridge's answer. Raises BridgeLost if that cannot be done."""
         try:
-            self._persist(lambda: self.call("attach", process_id=started.process_id, after=seq))
+            return self._persist(lambda: self.call("attach", process_id=started.process_id, after=seq))
         except CallError as refusal:
             raise BridgeLost(f"the connection to the bridge was lost for good: {refusal}") from None
 

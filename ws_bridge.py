@@ -10,7 +10,7 @@
 
 Run:        python3 ws_bridge.py [--port 8004] [--help]; prints `ws_bridge 1.0 listening on ws://127.0.0.1:8004/` when ready.
 Speaks:     JSON-RPC 2.0 in text frames: execute, control, attach, list, ping; connected, process.output, process.completed.
-Exit codes: 0 ended by SIGTERM, SIGINT, SIGHUP or --idle-exit; 2 usage; 3 could not listen (one line on stderr says why).
+Exit codes: 0 ended by SIGTERM, SIGINT, SIGHUP or --idle-exit; 2 usage; 3 could not start (one line on stderr says why).
 Variables:  CC_BRIDGE_TOKEN sets the token; XDG_RUNTIME_DIR says where a random one is kept.
 Sections:   policy and limits; data; codec; handshake; JSON-RPC (up to here without sockets, clocks, tasks); private files; processes:
             finding, starting, clocks and pipes, one process; connection; bridge; command line.
@@ -18,9 +18,12 @@ Sections:   policy and limits; data; codec; handshake; JSON-RPC (up to here with
 Policy, in words:
 - One user, one machine. Who has the token may run anything as this user (less with --allow) and sees all processes of this bridge.
 - Back-pressure: an unread socket stops the reading of the pipes, full pipes stop the process. Nothing is dropped to keep up.
-- A process is ended with all that it started: its group, what carries its marker, and their descendants. What clears its environment
-  and leaves both its session and its parent escapes. Without /proc (macOS) markers are found with `ps -E`, which shows the environments
-  of the user's own programs, but not of those that the system protects.
+- A process is ended with all that it started: its group, what carries its marker, and their descendants. What clears or hides its
+  environment (ssh-agent hides it from all but root) and leaves both its session and its parent escapes. Without /proc (macOS) markers
+  are found with `ps -E`, which shows the environments of the user's own programs, but not of those that the system protects.
+- Whoever may connect may use the machine, but not the others' time: each client has its turn of some milliseconds, and what it makes the
+  bridge hold has a bound.
+- A client is sent no more than it could find again after a lost connection: pings tell how far it has read.
 - What survives a normal end keeps its pipes: they are read and dropped, so that a broken pipe does not end it.
 """
 from __future__ import annotations
@@ -44,19 +47,21 @@ import json
 import logging
 import os
 import re
+import resource
 import secrets
 import shlex
 import signal
 import socket
 import stat
 import subprocess
+import termios
 import time
 import traceback
 from collections import deque
 from datetime import datetime, timezone
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 from urllib.parse import parse_qs
 
 # ---- Policy and limits: every number with its unit and its reason. ----
@@ -71,22 +76,45 @@ PATHS = ("/", "/ws/mcp")  # the second is what older clients ask for
 MIB = 1024 * 1024
 HANDSHAKE_S = 10.0  # a client on the same machine needs milliseconds
 HANDSHAKE_BYTES = 16 * 1024  # as most HTTP servers take for a request's head
+TOKEN_CHARS = 16  # 64 bits in hex: what is shorter can be found by trying, given one answer to a challenge
 CHALLENGE_CHARS = 128  # a random challenge has 32 to 64
 PENDING_HANDSHAKES = 64  # beyond it the oldest is dropped, so that silent connections keep nobody out
+ACCEPTED_AT_ONCE = 16  # new connections in a turn of the loop
+BACKLOG = 128  # those that the system holds ready meanwhile
+TURN_S = 0.002  # how long what one client sent is dealt with before others have their turn
+PIECE_BYTES = 4 * 1024  # ... and how much of it at least: 600 of the smallest frames, or a millisecond
 MESSAGE_BYTES = 16 * MIB  # a message from a client; the largest that the Autobahn test suite sends
+UNFINISHED_BYTES = 128 * MIB  # of messages that are still coming in, over all connections; beyond it the oldest is given up
+WIDE_BYTES = 256 * 1024  # a longer message's values are counted before it is parsed, for nobody is served meanwhile
+VALUES = 100_000  # in such a message; it takes 50 ms. What is long in real ones is one string
+DIGITS = 1000  # of a number; a million of them take Python minutes
 CONTROL_BYTES = 125  # RFC 6455, 5.5
 BLOCK_BYTES = 64 * 1024  # read from a pipe at once, and so the longest output message; what a Linux pipe holds
-PIPE_BYTES = MIB  # the most that a pipe can hold (Linux, unprivileged): what a process wrote before its end is within it
 WAITING_BYTES = 256 * 1024  # output that waits for a client that is there; beyond it neither pipes are read nor the socket filled
 REPLY_BYTES = 4 * MIB  # a socket's buffer beyond which its client is not read from: it does not read our replies
 KEPT_BYTES = 8 * MIB  # messages kept for `attach` once sent, and the most that waits for a client that is away
+UNREAD_BYTES = 6 * MIB  # output sent to a client that has not shown by a pong that it read it: less than is kept for its return
+PING_BYTES = MIB  # of output from one ping to the next; before it, the first comes after a quarter of that
+PONG_S = 5.0  # for the first pong; a client that answers no ping (RFC 6455, 5.5.2: it MUST) is sent output without waiting
+FORGET_S = 1.0  # at least, between two looks whether a client has read what an ended process left
 ENDED_BYTES = 64 * MIB  # messages of ended processes kept in all; beyond it the oldest that were delivered go first
+ENDED = 4096  # and so many of these processes
+AWAITED_BYTES = 128 * MIB  # messages of ended processes that no client has fetched yet; beyond it nothing is started
+JOURNAL_BYTES = MIB  # of finished and unfinished runs; then it is begun anew
+DESCRIPTORS = 16 * 1024  # wanted; each process needs three, what survives its end two of them for as long as it lives
+OTHER_DESCRIPTORS = 32  # listener, log, journal, loop, what starting a process needs for a moment
 DRAIN_S = 0.5  # after the end of a process, for what survivors that hold its pipes still write
 LINGER_S = 2.0  # for a client to take our last bytes and to close its side; then the connection is cut
 KILL_S = 5.0  # for processes to vanish after SIGKILL; what is there longer hangs in the kernel and is reported
-LOOK_S = (0.02, 0.25)  # between two looks at the process table: the first pause, growing to the last
+LOOKS = 5  # at the process table before what still comes anew is left for the next time
+EXEC_S = 0.001  # for a program that is being executed to show its environment
+LOOK_S = (0.02, 0.16)  # between two looks at the process table: the first pause, doubled up to the last
 SECONDS_MAX = 1e9  # the longest time limit: more is a mistake in units
 LABEL_CHARS = 200  # a label goes into the log
+COMMAND_CHARS = 64 * 1024  # of a command that is to be split, for that takes time by its square; longer ones come as a list
+WORDS = 64 * 1024  # arguments or variables; with all of Linux' 2 MiB (execve(2)) it would be 32 bytes each
+ARGUMENT_CHARS = 8 * MIB  # arguments and variables; no system takes more (Linux: 6 MiB, execve(2))
+PATH_CHARS = 4096  # PATH_MAX of Linux; macOS has 1024
 
 log = logging.getLogger("ws_bridge")
 
@@ -101,6 +129,7 @@ Event = Union[TextMessage, BinaryMessage, Ping, Pong, Closed]
 
 Response = NamedTuple("Response", [("status", int), ("reason", str), ("headers", Dict[str, str])])  # header names in lower case
 Gate = NamedTuple("Gate", [("token", Optional[str]), ("hosts", FrozenSet[str])])  # no token: all on this machine; more names for Host
+Place = NamedTuple("Place", [("ip", str), ("port", int)])  # where a client reached the bridge
 Request = NamedTuple("Request", [("method", str), ("params", Any), ("id", Any), ("wants_reply", bool)])  # one of JSON-RPC
 
 
@@ -318,12 +347,14 @@ class Codec:
                 yield from events
                 events.clear()
         except Violation as violation:
-            if self.state is State.OPEN:
-                self._outbox += self._frame(Opcode.CLOSE, encode_close(violation.close_code, str(violation)))
-            self._move(Move.FAIL)
+            self._outbox += self.fail(violation.close_code, str(violation))
             yield Closed(violation.close_code, str(violation))
         if self.state is State.CLOSED:
             self._inbox.clear()
+
+    def unfinished_bytes(self) -> int:
+        """What is held of a message that is still coming in."""
+        return len(self._inbox) + (len(self._message.data) if self._message else 0)
 
     def owed(self) -> bytes:
         """What must be sent now: answers to pings and close frames, a close frame after a violation. Asking clears it."""
@@ -344,6 +375,14 @@ class Codec:
 
     def send_close(self, code: int = 1000, reason: str = "") -> bytes:
         return self._send(Opcode.CLOSE, encode_close(code, reason), Move.SEND_CLOSE)
+
+    def fail(self, code: int, reason: str) -> bytes:
+        """The close frame, if one may still be sent, with which the connection ends at once: what has come is dropped (7.1.7)."""
+        frame = self._frame(Opcode.CLOSE, encode_close(code, reason)) if self.state is State.OPEN else b""
+        self._move(Move.FAIL)
+        self._message, self._head = None, None
+        self._inbox.clear()
+        return frame
 
     def _send(self, opcode: Opcode, payload: bytes, move: Move = Move.SEND) -> bytes:
         self._move(move)
@@ -420,11 +459,12 @@ CONTROLS = r"\x00-\x08\x0a-\x1f\x7f"
 NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 REQUEST_LINE = re.compile(rf"({NAME}) (/[\x21-\x7e]*) HTTP/1\.1")
 STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-5][0-9]{2})(?: (.*))?")
-HEADER_LINE = re.compile(rf"({NAME}):[ \t]*([^{CONTROLS}]*)")
+HEADER_LINE = re.compile(rf"({NAME}):([^{CONTROLS}]*)")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 ORIGIN = re.compile(rf"(https?)://{HOST.pattern}", re.IGNORECASE)
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+           408: "Request Timeout",
            426: "Upgrade Required", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 
 
@@ -436,9 +476,12 @@ def accept_key(key: str) -> str:
     return base64.b64encode(hashlib.sha1(key.encode("latin-1") + ACCEPT_GUID).digest()).decode("ascii")
 
 
-def proof(token: str, challenge: str) -> str:
-    """What a bridge answers to a challenge: it knows the token, and nobody learns it from this. Hex HMAC-SHA256."""
-    return hmac.new(token.encode("utf-8"), challenge.encode("utf-8"), hashlib.sha256).hexdigest()
+def proof(token: str, challenge: str, address: str) -> str:
+    """What a bridge answers to a challenge: it knows the token, and nobody learns it from this. Hex HMAC-SHA256.
+
+    `address` is where the bridge was reached (`127.0.0.1:8004`): who passes a challenge on to another port gets a proof for that one.
+    """
+    return hmac.new(token.encode("utf-8"), f"{challenge} {address}".encode("utf-8"), hashlib.sha256).hexdigest()
 
 
 def encode_head(first_line: str, headers: Sequence[Tuple[str, str]]) -> bytes:
@@ -464,6 +507,9 @@ def split_head(data: bytes) -> Optional[Tuple[str, Dict[str, List[str]], bytes]]
     if end < 0:
         if re.match(rb"[^\r\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", data):
             raise HandshakeError("this is no HTTP: the first line holds control characters (is it TLS?)")
+        # RFC 9112, 2.2: a lone CR must not be taken for an end of line, a lone LF need not be.
+        if not data.count(b"\n") == data.count(b"\r\n") == data.count(b"\r") - data.endswith(b"\r"):
+            raise HandshakeError("a line of the head ends with a lone CR or LF, not with both")
         return None
     first, *lines = data[:end].decode("latin-1").split("\r\n")
     headers: Dict[str, List[str]] = {}
@@ -471,7 +517,7 @@ def split_head(data: bytes) -> Optional[Tuple[str, Dict[str, List[str]], bytes]]
         match = HEADER_LINE.fullmatch(line)
         if not match:
             raise HandshakeError(f"line {number} of the head is not `Name: value`")  # without the line: it may hold the token
-        headers.setdefault(match[1].lower(), []).append(match[2].rstrip(" \t"))
+        headers.setdefault(match[1].lower(), []).append(match[2].strip(" \t"))
     return first, headers, data[end + 4:]
 
 
@@ -530,18 +576,21 @@ def is_own_name(name: str, gate: Gate) -> bool:
     return name == "localhost" or name in gate.hosts or is_loopback(name.strip("[]"))
 
 
-def is_own_origin(origin: str, host: str, gate: Gate) -> bool:
-    """Whether a page from there was served by this very host and port. A page in a browser always sends its Origin."""
-    match = ORIGIN.fullmatch(origin)
-    if not match or not is_own_name(match[2], gate):
+def is_own_origin(origin: str, host: str, place: Place) -> bool:
+    """Whether a page from there was served by this very bridge. A page in a browser always sends its Origin.
+
+    Another loopback address is none of its names: another program may listen there on the same port.
+    """
+    match, reached = ORIGIN.fullmatch(origin), HOST.fullmatch(host)
+    if not match or match[2].lower().strip("[]") not in (reached[1].lower().strip("[]"), "localhost", place.ip):
         return False
     default = DEFAULT_PORTS[match[1].lower()]
-    return (match[3] or default) == (HOST.fullmatch(host)[2] or default)
+    return (match[3] or default) == (reached[2] or default)
 
 
 def has_token(request: HttpRequest, token: str) -> bool:
     scheme, _, given = request.first("authorization").partition(" ")
-    offered = [given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""]
+    offered = [given.strip(" \t").encode("latin-1") if scheme.lower() == "bearer" else b""]
     offered += [value.encode("utf-8", "surrogateescape") for value in
                 parse_qs(request.target.partition("?")[2], errors="surrogateescape").get("token", [])[:1]]
     return any([hmac.compare_digest(one, token.encode("utf-8")) for one in offered])
@@ -554,12 +603,12 @@ def is_key(key: str) -> bool:
         return False
 
 
-def find_refusal(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
+def find_refusal(request: HttpRequest, gate: Gate, place: Place) -> Optional[Refusal]:
     """The first reason not to let this request in, None if there is none. In this order: a stranger learns as little as can be."""
     first, path, host = request.first, request.target.partition("?")[0], HOST.fullmatch(request.first("host"))
     if not (host and is_own_name(host[1], gate)):
         return Refusal(403, f"Host {first('host')[:80]!r} is not this bridge: use localhost, or start it with --allow-host")
-    if not all(is_own_origin(origin, first("host"), gate) for origin in request.headers.get("origin", [])):
+    if not all(is_own_origin(origin, first("host"), place) for origin in request.headers.get("origin", [])):
         return Refusal(403, f"Origin {first('origin')[:80]!r} is not this bridge's own: web pages are not let in")
     if path not in PATHS:
         return Refusal(404, f"no {path[:80]!r} here: the paths are {' and '.join(PATHS)}")
@@ -572,7 +621,9 @@ def find_refusal(request: HttpRequest, gate: Gate) -> Optional[Refusal]:
         if not 0 < len(challenge) <= CHALLENGE_CHARS:
             return refusal
         # Who asks for a proof before showing the token is a client of ours, and nothing to warn of.
-        return refusal._replace(headers=(*refusal.headers, ("X-Bridge-Proof", proof(gate.token, challenge))), level=logging.DEBUG)
+        address = f"{place.ip}:{place.port}"
+        proven = (("X-Bridge-Address", address), ("X-Bridge-Proof", proof(gate.token, challenge, address)))
+        return refusal._replace(headers=(*refusal.headers, *proven), level=logging.DEBUG)
     upgrade, connection = (_words(",".join(request.headers.get(name, ()))) for name in ("upgrade", "connection"))
     if not ("websocket" in upgrade and "upgrade" in connection and request.headers.get("sec-websocket-version") == ["13"]):
         return Refusal(426, "this is a WebSocket server (version 13)", (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")))
@@ -613,11 +664,14 @@ def _is_word(value: Any) -> bool:
 
 
 def _is_command(value: Any) -> bool:
-    return _is_word(value) or (isinstance(value, list) and all(map(_is_word, value)))
+    if isinstance(value, str):
+        return len(value) <= COMMAND_CHARS and _is_word(value)
+    return isinstance(value, list) and len(value) <= WORDS and all(map(_is_word, value))
 
 
 def _is_environment(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_word(k) and _is_word(v) and k and "=" not in k for k, v in value.items())
+    return isinstance(value, dict) and len(value) <= WORDS and all(
+        _is_word(k) and _is_word(v) and k and "=" not in k for k, v in value.items())
 
 
 def _is_integer(value: Any) -> bool:
@@ -631,9 +685,9 @@ def _is_limit(value: Any) -> bool:
 LIMIT = Param(_is_limit, "a positive number of seconds or null", False)
 PARAMS: Dict[str, Dict[str, Param]] = {
     "execute": {
-        "command": Param(_is_command, "a list of strings that begins with a program, or a string", True),
+        "command": Param(_is_command, f"a list of a program and at most {WORDS} strings in all, or a string of at most {COMMAND_CHARS}", True),
         "cwd": Param(lambda value: _is_word(value) and value != "", "a folder, a string", False),
-        "env": Param(_is_environment, "an object of strings", False),
+        "env": Param(_is_environment, f"an object of at most {WORDS} strings", False),
         "stdin": Param(_is_text, "a string", False),
         "timeout": LIMIT,
         "idle_timeout": LIMIT,
@@ -658,10 +712,30 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _read_integer(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits; at most {DIGITS} are taken")
+    return int(digits)
+
+
+def count_values(text: str) -> int:
+    """About how many values a JSON text holds, without parsing it; more than VALUES as soon as it has that many strings.
+
+    Without escapes, quotes only stand around strings: what is between an even and an odd one is outside.
+    """
+    plain = text.replace("\\\\", "").replace('\\"', "")
+    if plain.count('"') > 2 * VALUES:
+        return plain.count('"')
+    outside = "".join(plain.split('"')[::2])
+    return 1 + sum(map(outside.count, ",[{"))
+
+
 def parse_message(text: str) -> Union[Request, RpcError]:
     """The request in a message, or the error to answer it with. Batches are not taken: one of millions would keep all others waiting."""
+    if len(text) > WIDE_BYTES and count_values(text) > VALUES:
+        return RpcError(INVALID_REQUEST, f"a message of more than {VALUES} values; batches are not taken")
     try:
-        message = json.loads(text, parse_constant=_no_constant)
+        message = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer)
     except (ValueError, RecursionError) as error:
         return RpcError(PARSE_ERROR, f"not JSON: {error}")
     return parse_request_object(message)
@@ -773,12 +847,31 @@ def read_private(path: Path) -> Optional[str]:
         return os.read(descriptor, HANDSHAKE_BYTES).decode("utf-8", "replace").strip() if is_private else None
 
 
-def write_private(path: Path, text: str) -> None:
-    """Puts a 0600 file in the place of whatever is there; a reader sees the old one or the whole new one."""
+def write_private(path: Path, text: str) -> int:
+    """Puts a 0600 file in the place of whatever is there; a reader sees the old one or the whole new one.
+
+    What comes back is its descriptor. As long as that is open the file is locked, so that others see that its bridge lives.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # before others can find it
+    os.write(descriptor, text.encode("utf-8"))
     os.replace(draft, path)
+    return descriptor
+
+
+@contextlib.contextmanager
+def take_over(path: Path) -> Iterator[Optional[bytes]]:
+    """The content of a private file that a bridge left which is gone: locked meanwhile. None if its bridge lives, or it is none."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_private = find_privacy_problem(os.fstat(file.fileno()), stat.S_IFREG) is None
+            content = file.read() if is_private else None
+        except OSError:
+            content = None
+        yield content
 
 
 class Journal:
@@ -788,19 +881,46 @@ class Journal:
     """
 
     def __init__(self, folder: Path, port: int) -> None:
-        self._path, self._unfinished = folder / f"bridge-{port}-{os.getpid()}.runs", set()
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self._stem, self._number, self._unfinished = f"{folder}/bridge-{port}-{os.getpid()}", 0, set()
+        self._open()
+
+    def _open(self) -> None:
+        text = "".join(f"\n+{process_id}" for process_id in self._unfinished)
+        self._path, self._size = Path(f"{self._stem}-{self._number}.runs"), len(text)
+        self._descriptor = write_private(self._path, text)
 
     def begin(self, process_id: str) -> None:
+        """Raises OSError when it can't be written: nothing may be started that could not be swept."""
+        self._write(f"\n+{process_id}")
         self._unfinished.add(process_id)
-        os.write(self._descriptor, f"+{process_id}\n".encode("ascii"))
 
     def finish(self, process_id: str) -> None:
         self._unfinished.discard(process_id)
-        os.write(self._descriptor, f"-{process_id}\n".encode("ascii"))
-        if not self._unfinished:
-            os.ftruncate(self._descriptor, 0)
+        try:
+            if not self._unfinished:
+                os.ftruncate(self._descriptor, 0)
+                self._size = 0
+            elif self._size > JOURNAL_BYTES:
+                self._renew()
+            else:
+                self._write(f"\n-{process_id}")
+        except OSError as error:  # the next bridge will look for processes of a run that is over, and find none
+            log.error("the journal %s can't be written: %s", self._path, error.strerror)
+
+    def _write(self, line: str) -> None:
+        """The line break comes first: on a full disk a line may end anywhere."""
+        count = os.write(self._descriptor, line.encode("ascii"))
+        self._size += count
+        if count < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _renew(self) -> None:
+        """A new file with what is unfinished, then the old one goes: at no moment is an unfinished run in neither."""
+        old_path, old_descriptor = self._path, self._descriptor
+        self._number += 1
+        self._open()
+        old_path.unlink(missing_ok=True)
+        os.close(old_descriptor)
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -810,50 +930,131 @@ class Journal:
 def take_abandoned(folder: Path) -> Iterator[FrozenSet[str]]:
     """The ids of unfinished runs in each journal that a killed bridge left; a journal goes when the next one is asked for."""
     for path in sorted(folder.glob("bridge-*.runs")):
-        with contextlib.ExitStack() as stack:
-            try:
-                file = stack.enter_context(os.fdopen(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "r"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue  # its bridge lives, or has just removed it
-            if find_privacy_problem(os.fstat(file.fileno()), stat.S_IFREG) is None:
-                lines = file.read().split()
+        with take_over(path) as content:
+            if content is not None:
+                lines = frozenset(content.decode("ascii", "replace").split())
                 yield frozenset(line[1:] for line in lines if re.fullmatch("[+][0-9a-f]+", line) and "-" + line[1:] not in lines)
                 path.unlink(missing_ok=True)
 
 
+def remove_abandoned_token(path: Path) -> None:
+    with take_over(path) as content:
+        if content is not None or path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
 # ---- Processes, finding: the process table -> what belongs to a run. ----
 
-# A process of this user; `started` tells it from a later one with the same number.
-Seen = NamedTuple("Seen", [("pid", int), ("parent", int), ("group", int), ("session", int), ("started", str)])
+class Seen(NamedTuple):
+    """A process of this user; `started` tells it from a later one with the same number: clock ticks since the machine's start, without
+    /proc the text of `ps`."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: Union[int, str]
+    markers: Optional[FrozenSet[str]] = frozenset()
+
+
 PS_TABLE = ("ps", "-axo", "pid=,ppid=,pgid=,uid=,stat=,lstart=")
 PS_ENVIRONMENTS = ("ps", "-axwwE", "-o", "pid=,command=")  # macOS; -E adds the environment to the command
 HAS_PROC = os.path.exists("/proc/self/environ")
+GONE = frozenset({errno.ENOENT, errno.ESRCH})  # a process that ended while it was looked at
+HIDDEN = frozenset({errno.EACCES, errno.EPERM})  # an environment that its process does not show, as ssh-agent's
+MARKER = re.compile(f"({MARKER_PREFIX}[0-9a-f]+)=1".encode("ascii"))
 
 
-def look() -> Dict[int, Seen]:
-    """This user's living processes, without the bridge itself."""
-    seen = look_in_proc() if HAS_PROC else read_ps_table(output_of(PS_TABLE))
+def look(since: int = 0, blank: Optional[Set[Tuple[int, int]]] = None) -> Dict[int, Seen]:
+    """This user's living processes, without the bridge itself. What started before `since` is only looked at for what it is, not for
+    markers: a marker is inherited, so that none is older than the run that it stands for. `blank` remembers from one look to the next
+    which processes have no environment. Raises OSError if it can't look."""
+    if HAS_PROC:
+        seen = look_in_proc(since, set() if blank is None else blank)
+    else:
+        seen = read_ps(output_of(PS_TABLE), output_of(PS_ENVIRONMENTS))
     seen.pop(os.getpid(), None)
     return seen
 
 
-def look_in_proc() -> Dict[int, Seen]:
-    seen, own = {}, os.geteuid()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has just ended
-            if os.stat(f"/proc/{name}").st_uid == own:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    state, parent, group, session, *more = file.read().rpartition(b")")[2].split()
-                if state not in (b"Z", b"X"):
-                    seen[int(name)] = Seen(int(name), int(parent), int(group), int(session), more[15].decode("ascii"))
-    return seen
+def look_in_proc(since: int, blank: Set[Tuple[int, int]]) -> Dict[int, Seen]:
+    """Looks again for what began meanwhile, so that a chain of short processes does not slip through, and at what is executing."""
+    seen: Dict[int, Seen] = {}
+    looked: Set[str] = set()
+    for is_last in (False,) * LOOKS + (True,):
+        names = set(filter(str.isdigit, os.listdir("/proc"))) - looked
+        if not names:
+            break
+        for name in names:
+            looked.add(name)
+            seen.pop(int(name), None)
+            process = read_process(name, since)
+            if process:
+                seen[process.pid] = process
+            if process and process.markers is None and (process.pid, process.started) not in blank:
+                blank.add((process.pid, process.started)) if is_last else looked.discard(name)
+        if names - looked:
+            time.sleep(EXEC_S)
+    blank &= {(process.pid, process.started) for process in seen.values()}
+    return {pid: process._replace(markers=process.markers or frozenset()) for pid, process in seen.items()}
 
 
-def read_ps_table(output: str) -> Dict[int, Seen]:
-    """What PS_TABLE printed. `ps` shows no session everywhere, so the group stands in its place."""
-    rows = [line.split(None, 5) for line in output.splitlines()]
-    return {int(pid): Seen(int(pid), int(parent), int(group), int(group), started.strip())
+def read_process(name: str, since: int = 0) -> Optional[Seen]:
+    """Process `name` by proc(5), None if it is another user's or a zombie; its markers are None if its environment is empty."""
+    try:
+        if os.stat(f"/proc/{name}").st_uid != os.geteuid():
+            return None
+        state, parent, group, session, *more = read_whole(f"/proc/{name}/stat").rpartition(b")")[2].split()
+        threads, started = int(more[13]), int(more[15])
+        if state in b"ZX" and threads < 2:
+            return None
+        process = Seen(int(name), int(parent), int(group), int(session), started)
+        if started < since:
+            return process
+        # Whose main thread has ended looks like a zombie; the other threads show the environment.
+        places = [f"/proc/{name}/environ"] if state not in b"ZX" else [f"/proc/{name}/task/{i}/environ" for i in os.listdir(f"/proc/{name}/task")]
+        return process._replace(markers=read_markers(places))
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
+
+
+def read_markers(places: Sequence[str]) -> Optional[FrozenSet[str]]:
+    """The markers in the first of these files that is not empty. None: all are, as that of a program that is just being executed."""
+    for place in places:
+        try:
+            environment = read_whole(place)
+        except OSError as error:
+            if error.errno in HIDDEN:
+                return frozenset()
+            if error.errno not in GONE:  # a thread; if it was the process, the next look shows that
+                raise
+            environment = b""
+        if environment:
+            return markers_in(environment.split(b"\0"))
+    return None
+
+
+def markers_in(words: Iterable[bytes]) -> FrozenSet[str]:
+    return frozenset(match[1].decode("ascii") for match in map(MARKER.fullmatch, words) if match)
+
+
+def read_whole(path: str) -> bytes:
+    descriptor, blocks = os.open(path, os.O_RDONLY | os.O_CLOEXEC), [b"-"]
+    try:
+        while blocks[-1]:
+            blocks.append(os.read(descriptor, BLOCK_BYTES))
+        return b"".join(blocks[1:])
+    finally:
+        os.close(descriptor)
+
+
+def read_ps(table: str, environments: str) -> Dict[int, Seen]:
+    """What PS_TABLE and PS_ENVIRONMENTS printed. `ps` shows no session everywhere, so the group stands in its place."""
+    markers = {int(pid): markers_in(word.encode("utf-8") for word in words) for pid, *words in map(str.split, environments.splitlines())}
+    rows = [line.split(None, 5) for line in table.splitlines()]
+    return {int(pid): Seen(int(pid), int(parent), int(group), int(group), started.strip(), markers.get(int(pid), frozenset()))
             for pid, parent, group, uid, state, started in rows if int(uid) == os.geteuid() and not state.startswith("Z")}
 
 
@@ -861,39 +1062,55 @@ def output_of(command: Sequence[str]) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False).stdout.decode("utf-8", "replace")
 
 
-def find_marked(seen: Mapping[int, Seen], markers: FrozenSet[str]) -> Set[int]:
-    """The processes whose environment holds one of these variables."""
-    if HAS_PROC:
-        return {pid for pid in seen if carries(pid, markers)}
-    return find_marked_in_ps(output_of(PS_ENVIRONMENTS), markers) & set(seen)
-
-
-def carries(pid: int, markers: FrozenSet[str]) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = set(file.read().split(b"\0"))
-    except OSError:
-        return False  # it has just ended, or it hides its environment
-    return any(f"{marker}=1".encode("ascii") in environment for marker in markers)
-
-
-def find_marked_in_ps(output: str, markers: FrozenSet[str]) -> Set[int]:
-    rows = [line.split() for line in output.splitlines()]
-    return {int(pid) for pid, *words in rows if any(f"{marker}=1" in words for marker in markers)}
-
-
-def find_family(markers: FrozenSet[str], leader: Optional[int] = None, known: FrozenSet[Tuple[int, str]] = frozenset()) -> List[Seen]:
+def find_family(seen: Mapping[int, Seen], markers: FrozenSet[str], leader: Optional[int] = None,
+                known: FrozenSet[Tuple[int, Union[int, str]]] = frozenset()) -> List[Seen]:
     """What belongs to a run: the group and session of its `leader`, what carries a marker, what is `known` to belong, their descendants.
 
     `leader` may be given only as long as that process is not reaped: afterwards its number can be another's.
     """
-    seen = look()
-    found = more = find_marked(seen, markers) | {
-        p.pid for p in seen.values() if leader in (p.group, p.session) or (p.pid, p.started) in known}
+    found = more = {p.pid for p in seen.values() if p.markers & markers or leader in (p.group, p.session) or (p.pid, p.started) in known}
     while more:
         more = {p.pid for p in seen.values() if p.parent in more} - found
         found = found | more
     return [seen[pid] for pid in sorted(found)]
+
+
+class Table:
+    """The process table, looked at once for all that ask in the same turn of the loop: all that happened before it was over by then.
+
+    Two descriptors are kept for looking, so that it is possible also when there are no others.
+    """
+
+    def __init__(self, since: Callable[[], int]) -> None:
+        self._since, self._seen, self._spare = since, None, []
+        self._blank: Set[Tuple[int, int]] = set()
+        self._reserve()
+
+    def look(self, is_fresh: bool = False) -> Mapping[int, Seen]:
+        if self._seen is None or is_fresh:
+            self._release()
+            try:
+                self._seen = look(self._since(), self._blank)
+            finally:
+                self._reserve()
+            asyncio.get_running_loop().call_soon(self.refresh)
+        return self._seen
+
+    def refresh(self) -> None:
+        """Whoever asks from now on gets to see what happened up to now."""
+        self._seen = None
+
+    @staticmethod
+    def start_of(pid: int) -> int:
+        """When a child that is not reaped started, to compare with `Seen.started`; 0 where there is no /proc."""
+        return int(read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19]) if HAS_PROC else 0
+
+    def _reserve(self) -> None:
+        self._spare = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(2)]
+
+    def _release(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
 
 
 def send_signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
@@ -902,13 +1119,17 @@ def send_signal(send: Callable[[int, int], None], pid: int, number: int) -> None
 
 
 async def until(is_so: Callable[[], bool], within_s: float) -> bool:
-    """Waits until something is so, with growing pauses between the looks; False if it isn't when the time is over."""
+    """Waits until something is so, with growing pauses between the looks; False if it isn't when the time is over.
+
+    The looks come at multiples of the pause, so that those who wait at the same time look at the same moments.
+    """
     deadline, pause_s = time.monotonic() + within_s, LOOK_S[0]
     while not is_so():
-        if time.monotonic() >= deadline:
+        now = time.monotonic()
+        if now >= deadline:
             return False
-        await asyncio.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
-        pause_s = min(pause_s * 1.5, LOOK_S[1])
+        await asyncio.sleep(min((now // pause_s + 1) * pause_s, deadline) - now)
+        pause_s = min(pause_s * 2, LOOK_S[1])
     return True
 
 
@@ -932,7 +1153,9 @@ async def sweep(folder: Path) -> None:
     for ids in take_abandoned(folder):
         if ids:
             log.warning("ending what is left of %d runs of a bridge that was killed", len(ids))
-            await kill_all(lambda: find_family(frozenset(MARKER_PREFIX + i for i in ids)))
+            await kill_all(lambda: find_family(look(), frozenset(MARKER_PREFIX + i for i in ids)))
+    for path in folder.glob("bridge-[0-9]*.token"):
+        remove_abandoned_token(path)
 
 
 # ---- Processes, starting: an order -> a running program. ----
@@ -953,42 +1176,75 @@ def start_error(thing: str, number: Optional[int], reason: Optional[str] = None)
 
 def find_program(order: Order) -> str:
     """The file that this order would run, looked for from its folder and on its PATH. Raises RpcError -32000."""
-    folder, program = os.path.abspath(order.cwd or os.curdir), order.argv[0]
+    folder, program, is_there = find_folder(order.cwd), order.argv[0], False
+    if sum(map(len, order.argv)) + sum(len(name) + len(value) for name, value in (order.env or {}).items()) > ARGUMENT_CHARS:
+        raise start_error(program, errno.E2BIG)
+    for place in dict.fromkeys([""] if "/" in program else os.get_exec_path(order.env)):
+        path = os.path.join(folder, place, program)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+        is_there = is_there or os.path.exists(path)
+    raise start_error(program, errno.EACCES if is_there else errno.ENOENT)
+
+
+def find_folder(cwd: Optional[str]) -> str:
+    """The folder to start in, the bridge's own if none is given. Raises RpcError -32000 if it can't be entered."""
+    if len(cwd or "") > PATH_CHARS:
+        raise start_error(cwd, errno.ENAMETOOLONG, "directory")
+    try:
+        folder = os.path.join(os.getcwd(), cwd or "") if not os.path.isabs(cwd or "") else cwd
+    except FileNotFoundError:
+        raise start_error("the bridge's own folder", errno.ENOENT, "directory") from None
     if not os.path.isdir(folder) or not os.access(folder, os.X_OK):
         number = errno.ENOENT if not os.path.exists(folder) else errno.EACCES if os.path.isdir(folder) else errno.ENOTDIR
-        raise start_error(order.cwd or folder, number, "directory")
-    places = [""] if "/" in program else os.get_exec_path(order.env)
-    there = [path for path in (os.path.join(folder, place, program) for place in places) if os.path.exists(path)]
-    runnable = [path for path in there if os.path.isfile(path) and os.access(path, os.X_OK)]
-    if not runnable:
-        raise start_error(program, errno.EACCES if there else errno.ENOENT)
-    return runnable[0]
+        raise start_error(cwd or folder, number, "directory")
+    return folder
 
 
 def is_allowed(path: str, allow: Sequence[str]) -> bool:
-    """Whether this is one of the allowed programs' files, whatever name led to it. They are looked up anew: an update may move them."""
+    """Whether this file is one of the allowed programs'. They are looked up anew: an update may move them."""
     for name in allow:
         with contextlib.suppress(RpcError):  # an allowed program that isn't there allows nothing
-            if os.path.realpath(find_program(Order((name,)))) == os.path.realpath(path):
+            cwd = None if "/" in name else "/"  # looked for on the PATH, as long as it is not a path itself
+            if os.path.realpath(find_program(Order((name,), cwd=cwd))) == path:
                 return True
-    return not allow
+    return False
 
 
-def make_death_pact() -> Optional[Callable[[], None]]:
-    """On Linux, what a child does before it executes its program, so that it is killed when the bridge dies. Else None."""
-    try:
-        import ctypes
-        prctl = ctypes.CDLL(None).prctl
-    except (ImportError, OSError, AttributeError):
-        return None
-    bridge = os.getpid()
+def make_preparation(descriptors: Tuple[int, int]) -> Callable[[], None]:
+    """What a child does before it executes its program: it takes back the limit of descriptors and the signals that the bridge was
+    started with or ignores, and on Linux arranges to be killed when the bridge dies."""
+    bridge, ask_for_death = os.getpid(), find_prctl()
 
     def prepare() -> None:
-        prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != bridge:
-            os._exit(1)  # the bridge died before the line above took effect
+        resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+        for number in STOP_SIGNALS.values():
+            if number != signal.SIGKILL:
+                signal.signal(number, signal.SIG_DFL)
+        if ask_for_death:
+            ask_for_death(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+            if os.getppid() != bridge:
+                os._exit(1)  # the bridge died before the line above took effect
 
     return prepare
+
+
+def find_prctl() -> Optional[Callable[..., int]]:
+    """The C library's prctl; None where there is none (macOS)."""
+    try:
+        import ctypes
+        return ctypes.CDLL(None).prctl
+    except (ImportError, OSError, AttributeError):
+        return None
+
+
+def raise_descriptor_limit() -> Tuple[int, Tuple[int, int]]:
+    """Takes as many descriptors as are allowed, up to DESCRIPTORS; how many that is, and the limits as they were."""
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS))
+    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0], before
 
 
 def _as_bytes(word: str) -> bytes:
@@ -1059,7 +1315,7 @@ class Stream:
     def __init__(self, name: str, pipe: Any, on_text: Callable[[str, str, int], None], on_end: Callable[[], None]) -> None:
         self.is_open = True
         self._loop, self._name, self._pipe, self._on_text, self._on_end = asyncio.get_running_loop(), name, pipe, on_text, on_end
-        self._is_listening = self._is_dropped = False
+        self._is_listening = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         os.set_blocking(pipe.fileno(), False)
 
@@ -1073,32 +1329,38 @@ class Stream:
 
     def drain(self) -> None:
         """Reads what is in the pipe now; not for ever, as a survivor may be writing without end."""
-        for _ in range(PIPE_BYTES // BLOCK_BYTES):
-            if not self.is_open or not self._read():
-                break
+        left = self._count_waiting() if self.is_open else 0
+        while left > 0 and self.is_open:
+            left -= self._read()
+        if self.is_open:
+            self._read()  # the end, if it is there
+
+    def _count_waiting(self) -> int:
+        """Bytes in the pipe (FIONREAD): they need not come in whole blocks."""
+        return int.from_bytes(fcntl.ioctl(self._pipe.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def drop(self) -> None:
         """The process has ended: its text too, and what a survivor still writes is read for that survivor's sake only."""
         self._give(b"", is_last=True)
-        self._is_dropped = True
+        self._on_text = self._on_end = lambda *text: None  # a survivor must not keep the process and its messages here
         self.listen(True)
 
-    def _read(self) -> bool:
+    def _read(self) -> int:
+        """Takes one block; its size, 0 if there is none now or none will come."""
         try:
             block = os.read(self._pipe.fileno(), BLOCK_BYTES)
         except BlockingIOError:
-            return False
+            return 0
         self._give(block, is_last=not block)
         if not block:
             self.listen(False)
             self.is_open = False
             self._pipe.close()
             self._on_end()
-        return bool(block)
+        return len(block)
 
     def _give(self, block: bytes, is_last: bool) -> None:
-        if not self._is_dropped:
-            self._on_text(self._name, self._decoder.decode(block, is_last), len(block))
+        self._on_text(self._name, self._decoder.decode(block, is_last), len(block))
 
 
 class Feed:
@@ -1115,11 +1377,12 @@ class Feed:
         except BlockingIOError:
             return
         except OSError:
-            self._data = self._data[:0]  # nobody reads it any more: that is the process's affair
+            self._data = memoryview(b"")  # nobody reads it any more: that is the process's affair
         if not self._data:
             self.close()
 
     def close(self) -> None:
+        self._data = memoryview(b"")  # a piece of the old one would hold all of it
         if not self._pipe.closed:
             self._loop.remove_writer(self._pipe.fileno())
             self._pipe.close()
@@ -1147,10 +1410,14 @@ class Kept:
             self.sent_bytes -= len(self._sent.popleft())
         return message
 
+    def oldest(self) -> int:
+        """The number of the last message before those that are kept."""
+        return self.last - len(self._waiting) - len(self._sent)
+
     def rewind(self, after: int) -> bool:
         """Makes message `after` the last one sent; False if what follows it is no longer kept."""
         newest_sent = self.last - len(self._waiting)
-        if after < newest_sent - len(self._sent):
+        if after < self.oldest():
             return False
         for _ in range(newest_sent - after):
             message = self._sent.pop()
@@ -1170,13 +1437,16 @@ Phase = Enum("Phase", {"RUNNING": "running", "PAUSED": "paused", "ENDED": "ended
 class Process:
     """A started order. What it writes goes into `kept`; the `viewer`, if there is one, is told to fetch it from there."""
 
-    def __init__(self, process_id: str, order: Order, popen: subprocess.Popen, grace_s: float,
+    def __init__(self, process_id: str, order: Order, popen: subprocess.Popen, grace_s: float, table: Table,
                  on_end: Callable[[Process], None]) -> None:
         self.id, self.label, self.pid, self.phase = process_id, order.label, popen.pid, Phase.RUNNING
         self.kept, self.outputs, self.output_bytes = Kept(KEPT_BYTES), 0, 0  # outputs: the newest `seq`
         self.viewer: Optional[Connection] = None
+        self.is_complete = False  # `completed` is among its messages
+        self.mark = 0  # where its newest message ends in what the viewer was sent
         self.expiry: Optional[asyncio.TimerHandle] = None  # the bridge's: for a client to come (back) to it
-        self._order, self._popen, self._grace_s, self._on_end = order, popen, grace_s, on_end
+        self.started = table.start_of(popen.pid)
+        self._stop_signal, self._popen, self._grace_s, self._table, self._on_end = order.stop_signal, popen, grace_s, table, on_end
         self._marker, self._known = frozenset({MARKER_PREFIX + process_id}), frozenset()
         self._status, self._ending = "completed", None  # _ending: the task that ends it
         self._is_cancelled = self._hurry = False
@@ -1192,6 +1462,14 @@ class Process:
         started_at = self._started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {"process_id": self.id, "label": self.label, "pid": self.pid, "state": self.phase.value, "started_at": started_at,
                 "elapsed": round(self._life.spent_s(), 3), "output_bytes": self.output_bytes}
+
+    def holds_pipes(self) -> bool:
+        """Whether descriptors are in use for it; for survivors' sake also when it has ended."""
+        return any(stream.is_open for stream in self._streams)
+
+    def release(self) -> None:
+        """Gives its memory back, though the pipes of survivors may still be read."""
+        self.kept = Kept(0)
 
     def regulate(self) -> None:
         """Back-pressure: reads the pipes only while little enough waits. The idle clock stands while the bridge doesn't listen."""
@@ -1217,43 +1495,61 @@ class Process:
 
     def is_over(self) -> bool:
         """Whether it has ended or is ending."""
-        return self._popen.returncode is not None or self._ending is not None
+        return self.phase is Phase.ENDED or self._popen.returncode is not None or self._ending is not None
+
+    def is_to_reap(self) -> bool:
+        return self._popen.returncode is None and has_ended(self._popen)
 
     def reap(self) -> None:
-        """To be called when a child of the bridge has ended: looks whether it was this one."""
-        if self._popen.returncode is not None or self._popen.poll() is None:
-            return
+        """To be called when it is to reap, with a look at the process table that came after."""
         self._life.run(False)
-        # The number of a group stays its own as long as it has members: this look is the last that may rely on it.
-        self._known |= {(p.pid, p.started) for p in find_family(self._marker, self.pid, self._known)}
+        self._remember()  # as long as it is not reaped, the number of its group and session is its own
+        self._popen.poll()
         for stream in self._streams:
             stream.drain()
         if self._ending is None:
             asyncio.get_running_loop().call_later(DRAIN_S, self._complete)
-            self._on_pipe_end()
+            self._on_pipe_end()  # the pipes may have ended first
+
+    def _remember(self) -> None:
+        try:
+            self.family()
+        except OSError as error:
+            log.error("what process %s leaves can't be looked for: %s", self.id, error.strerror)
 
     def _on_pipe_end(self) -> None:
-        if self._popen.returncode is not None and self._ending is None and not any(stream.is_open for stream in self._streams):
-            self._complete()
+        if self._popen.returncode is not None and self._ending is None and not self.holds_pipes():
+            # In the next turn, with a new look: what held the pipe has ended after the last one.
+            asyncio.get_running_loop().call_soon(self._complete)
 
     def _complete(self) -> None:
         if self.phase is Phase.ENDED:
             return
+        was_paused, self.phase = self.phase is Phase.PAUSED, Phase.ENDED
         for step in (Stream.drain, Stream.drop):
             for stream in self._streams:
                 step(stream)
         if self._feed:
             self._feed.close()
-        self.phase, code = Phase.ENDED, self._popen.returncode
         self._life.run(False)
-        completed = {
-            "process_id": self.id, "status": self._status, "exit_code": code if code is None or code >= 0 else None,
-            "signal": name_signal(-code) if code is not None and code < 0 else None, "duration": round(self._life.spent_s(), 3),
-            "survivors": [p.pid for p in self.family()]}
+        if was_paused:
+            self._signal(signal.SIGCONT)  # it was ended by another's hand; nobody could resume what is left
+        completed = self._describe_end()
         log.info("process %(process_id)s ended: %(status)s, exit code %(exit_code)s, signal %(signal)s, %(duration)s s, "
                  "survivors %(survivors)s", completed)
         self._on_end(self)
+        self.is_complete = True
         self._publish("process.completed", completed)
+
+    def _describe_end(self) -> Dict[str, Any]:
+        code, survivors = self._popen.returncode, {self.pid} if self._popen.returncode is None else set()
+        try:
+            survivors |= {p.pid for p in self.family()}
+        except OSError as error:
+            log.error("what process %s left can't be looked for: %s", self.id, error.strerror)
+        return {"process_id": self.id, "status": self._status, "exit_code": code if code is None or code >= 0 else None,
+                "signal": name_signal(-code) if code is not None and code < 0 else None, "duration": round(self._life.spent_s(), 3),
+                "survivors": sorted(survivors)}
 
     def end(self, status: str) -> None:
         """Ends the process and all that belongs to it, unless that is under way or over."""
@@ -1261,15 +1557,13 @@ class Process:
             log.info("process %s is ended: %s", self.id, status)
             self._status, self._ending = status, asyncio.ensure_future(self._end())
 
-    async def cancel(self) -> None:
-        """Ends the process or, if it has ended, its survivors: then it returns when they are gone. Asked twice, it kills at once."""
+    def cancel(self) -> None:
+        """Ends the process or, if it has ended, its survivors; `wait` tells when they are gone. Asked twice, it kills at once."""
         self._is_cancelled, self._hurry = True, self._is_cancelled
         self.end("cancelled")
         if self._ending is None:
             self._complete()
             self._ending = asyncio.ensure_future(self._end())
-        if self.phase is Phase.ENDED:
-            await self.wait()
 
     async def wait(self) -> None:
         """Returns when an ending that is under way is over."""
@@ -1278,35 +1572,44 @@ class Process:
 
     async def _end(self) -> None:
         """Signal, grace, SIGKILL: until nothing is left that belongs to this process. Then `completed`, if that was not before."""
-        self._signal(self._order.stop_signal)
-        self._signal(signal.SIGCONT)  # a stopped process acts on a signal only when it goes on
-        await until(lambda: self._hurry or not self.family(), self._grace_s)
-        self._signal(signal.SIGKILL)  # the group as one: what forks without end hides from looks at single processes
-        await kill_all(self.family)
-        await until(lambda: self._popen.returncode is not None, KILL_S)
-        self._complete()
-        self._ending, self._is_cancelled = None, False
+        try:
+            self._signal(self._stop_signal)
+            self._signal(signal.SIGCONT)  # a stopped process acts on a signal only when it goes on
+            await until(lambda: self._hurry or not self.family(), self._grace_s)
+            self._signal(signal.SIGKILL)  # the group as one: what forks without end hides from looks at single processes
+            await kill_all(self.family)
+        except OSError as error:
+            log.error("what process %s started can't be looked for: %s", self.id, error.strerror)
+            self._signal_group(signal.SIGKILL)
+        finally:
+            await until(lambda: self._popen.returncode is not None, KILL_S)
+            self._complete()
+            self._ending, self._is_cancelled = None, False
 
-    def family(self) -> List[Seen]:
+    def family(self, is_fresh: bool = False) -> List[Seen]:
         """What belongs to this process, also what was once seen to: an orphan has lost the parent by which it was found."""
-        found = find_family(self._marker, self.pid if self._popen.returncode is None else None, self._known)
+        leader = self.pid if self._popen.returncode is None else None
+        found = find_family(self._table.look(is_fresh), self._marker, leader, self._known)
         self._known |= {(process.pid, process.started) for process in found}
         return found
 
-    def _signal(self, number: int) -> List[Seen]:
+    def _signal(self, number: int, is_fresh: bool = False) -> List[Seen]:
         """To the group as one, then to what left it; returns whom it went to."""
-        family, has_leader = self.family(), self._popen.returncode is None
-        if has_leader:
-            send_signal(os.killpg, self.pid, number)
+        family, has_leader = self.family(is_fresh), self._popen.returncode is None
+        self._signal_group(number)
         for process in family:
             if not has_leader or process.group != self.pid:
                 send_signal(os.kill, process.pid, number)
         return family
 
+    def _signal_group(self, number: int) -> None:
+        if self._popen.returncode is None:
+            send_signal(os.killpg, self.pid, number)
+
     def pause(self) -> None:
         stopped: Set[int] = set()
         while True:
-            found = {p.pid for p in self._signal(signal.SIGSTOP)}
+            found = {p.pid for p in self._signal(signal.SIGSTOP, is_fresh=True)}
             if found <= stopped:
                 break
             stopped |= found  # once more, for what was just being started
@@ -1322,6 +1625,15 @@ class Process:
         self.regulate()
 
 
+def has_ended(popen: subprocess.Popen) -> bool:
+    """Whether a child is dead. Where it can be told without reaping it (not on macOS), its number stays its own until `poll`."""
+    if not hasattr(os, "waitid"):
+        return popen.poll() is not None
+    with contextlib.suppress(ChildProcessError):  # reaped by another hand: `poll` finds that out
+        return os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return True
+
+
 def name_signal(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"SIG{number}"  # a real-time signal has no name
 
@@ -1330,18 +1642,25 @@ def name_signal(number: int) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """Read, feed, send what is owed, hand out messages. The only writer on its socket.
+    """Read, feed, hand out messages, send what is owed. The only writer on its socket.
 
-    Back-pressure comes from `pause_writing`: while the socket's buffer is full no output is fetched, and processes are held by their
-    own `regulate`. Replies are written past it; a client that does not read those either is not read from.
+    What has come is dealt with for TURN_S at a time: a flood of tiny frames or requests keeps nobody else waiting, and what is said to
+    it goes out in one piece. Back-pressure comes from `pause_writing`: while the socket's buffer is full no output is fetched, and
+    processes are held by their own `regulate`. Replies are written past it; a client that does not read those either is not heard.
     """
 
     def __init__(self, bridge: Bridge) -> None:
         self.id, self.views = secrets.token_hex(4), set()
-        self._bridge, self._inbox, self._is_choked = bridge, b"", False
+        self._bridge, self._inbox, self._outbox = bridge, b"", bytearray()
+        self._is_choked = self._is_working = self._is_closing = False  # closing: our close frame went first
         self._codec: Optional[Codec] = None  # from the end of the handshake
         self._take: Callable[[bytes], None] = self._take_handshake
+        self._arrivals: Iterator[Optional[Event]] = iter(())  # in what has come; None where others may have their turn
         self._timer: Optional[asyncio.TimerHandle] = None
+        # Bytes of output: sent, sent before the last ping, and read as the last pong shows (None: none came yet).
+        self._sent, self._pinged, self._read = 0, -PING_BYTES * 3 // 4, None
+        self._patience: Optional[asyncio.TimerHandle] = None  # for the first pong
+        self._is_deaf = False  # it answers no pings
 
     @property
     def is_open(self) -> bool:
@@ -1355,17 +1674,23 @@ class Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio forgets it for a socket that it did not bind itself
-        self._cut_after(HANDSHAKE_S)
+        self._after(HANDSHAKE_S, self._give_up_handshake)
         self._bridge.on_connect(self)
 
     def data_received(self, data: bytes) -> None:
         self._take(data)
 
     def eof_received(self) -> None:
+        self._let_go()
         self._linger()  # what is in the buffer is still sent, then the transport closes
 
     def connection_lost(self, error: Optional[Exception]) -> None:
-        self._cut_after(None)
+        if self.is_open:
+            log.info("connection %s lost", self.id)
+        self._after(None)
+        self._arrivals = iter(())
+        if self._patience:
+            self._patience.cancel()
         self._let_go()
         self._bridge.on_disconnect(self)
 
@@ -1374,8 +1699,11 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_choked = False
-        self._transport.resume_reading()
+        asyncio.get_running_loop().call_soon(self._go_on)  # not from within the transport's own writing: it may break just now
+
+    def _go_on(self) -> None:
         self.pump()
+        self._work()
 
     # What comes in.
 
@@ -1385,18 +1713,25 @@ class Connection(asyncio.Protocol):
             parsed = parse_request(self._inbox)
             if parsed is None:
                 return
-            refusal = find_refusal(parsed[0], self._bridge.gate) or self._bridge.find_full()
+            place = Place(*self._transport.get_extra_info("sockname")[:2])
+            refusal = find_refusal(parsed[0], self._bridge.gate, place) or self._bridge.find_full()
         except HandshakeError as error:
             refusal = Refusal(error.status, str(error))
         if refusal:
-            log.log(refusal.level, "connection %s refused: %d %s", self.id, refusal.status, refusal.text)
-            self._write(refusal_response(refusal))
-            self._linger()
+            self._refuse(refusal)
         else:
             self._open(*parsed)
 
+    def _refuse(self, refusal: Refusal) -> None:
+        log.log(refusal.level, "connection %s refused: %d %s", self.id, refusal.status, refusal.text)
+        self._write(refusal_response(refusal))
+        self._linger()
+
+    def _give_up_handshake(self) -> None:
+        self._refuse(Refusal(408, f"a handshake has {HANDSHAKE_S:g} s", level=logging.INFO))
+
     def _open(self, request: HttpRequest, rest: bytes) -> None:
-        self._cut_after(None)
+        self._after(None)
         self._inbox, self._codec, self._take = b"", Codec(Role.SERVER, MESSAGE_BYTES), self._take_frames
         self._write(accept_response(request) + self.greeting())
         self._take_frames(rest)
@@ -1405,22 +1740,60 @@ class Connection(asyncio.Protocol):
         return notification("connected", self._bridge.greet(self))
 
     def _take_frames(self, data: bytes) -> None:
-        is_answer = self._codec.state is State.CLOSING
-        for event in self._codec.take(data):
-            self._write(self._codec.owed())
-            if isinstance(event, Closed):
-                log.info("connection %s closed: %d %r", self.id, event.code, event.reason)
-                self._let_go()
-            elif not is_answer:
-                self.hear(event)
-        self._write(self._codec.owed())
+        self._arrivals = self._unpack(data)
+        self._work()
+
+    def _unpack(self, data: bytes) -> Iterator[Optional[Event]]:
+        for start in range(0, len(data), PIECE_BYTES):
+            yield from self._codec.take(data[start:start + PIECE_BYTES])
+            yield None
+
+    def _work(self) -> None:
+        """Deals with what has come: the rest in the next turn, or when the client has read what was said to it."""
+        end, is_done, self._is_working = time.monotonic() + TURN_S, True, True
+        for event in self._arrivals:
+            self._outbox += self._codec.owed()
+            self._handle(event)
+            if time.monotonic() >= end:
+                is_done = False
+                break
+        self._is_working = False
+        if self._codec:
+            self._finish_turn(is_done)
+
+    def _handle(self, event: Optional[Event]) -> None:
+        if isinstance(event, Closed):
+            log.info("connection %s closed: %d %r", self.id, event.code, event.reason)
+            self._let_go()
+        elif isinstance(event, Pong):
+            self._on_pong(event.data)
+        elif event is not None and self.is_open:
+            self.hear(event)
+
+    def _on_pong(self, data: bytes) -> None:
+        read = int.from_bytes(data, "big")
+        if len(data) == 8 and (self._read or 0) <= read <= self._sent:  # an answer to a ping of `_ask`
+            self._read = read
+            asyncio.get_running_loop().call_soon(self.pump)
+
+    def _finish_turn(self, is_done: bool) -> None:
+        self._outbox += self._codec.owed()
+        self._flush()
+        self._bridge.on_unfinished(self, self._codec.unfinished_bytes())
+        is_unread = self._transport.get_write_buffer_size() > REPLY_BYTES
         if self._codec.state is State.CLOSED:
-            self._transport.close() if is_answer else self._linger()
+            self._transport.close() if self._is_closing else self._linger()
+        elif is_done and not is_unread:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+            if not is_unread:  # else `resume_writing` goes on
+                asyncio.get_running_loop().call_soon(self._work)
 
     def hear(self, event: Event) -> None:
         """A message; pings are answered already."""
         if isinstance(event, TextMessage):
-            self._bridge.start_task(self._bridge.serve(self, event.text))
+            self._bridge.serve(self, event.text)
         elif isinstance(event, BinaryMessage):
             self.close(1003, "requests are sent as text")
 
@@ -1432,59 +1805,114 @@ class Connection(asyncio.Protocol):
             self._write(self._codec.send_text(encode_json(message)))
 
     def pump(self) -> None:
-        """Sends what waits, a message of each process in turn, as long as the socket takes it."""
+        """Sends what waits, a message of each process in turn, as long as the socket takes it and the client reads it."""
         turn = [True]
-        while turn and self.is_open and not self._is_choked:
+        while turn and self.is_open and not (self._is_choked or self._transport.is_closing() or self._is_ahead()):
             turn = [process for process in self.views if process.kept.waiting_bytes]
             for process in turn:
-                self._write(process.kept.take())
-        for process in self.views:
-            process.regulate()
+                message = process.kept.take()
+                self._outbox += message
+                self._sent += len(message)
+                process.mark = self._sent
+            if self._sent - self._pinged >= PING_BYTES:
+                self.ask()
+            if len(self._outbox) >= WAITING_BYTES:
+                self._flush()
+        self._flush()
+        for process in list(self.views):
+            if process.is_complete and not process.kept.waiting_bytes:
+                self.views.discard(process)  # all was sent
+            else:
+                process.regulate()
+
+    def _is_ahead(self) -> bool:
+        """Whether more was sent than is kept for the case that the client has not got it: sockets on the way may hold much."""
+        is_ahead = not self._is_deaf and self._sent - (self._read or 0) >= UNREAD_BYTES
+        if is_ahead and self._read is None and not self._patience:
+            self._patience = asyncio.get_running_loop().call_later(PONG_S, self._lose_patience)
+        return is_ahead
+
+    def _lose_patience(self) -> None:
+        self._is_deaf = self._read is None
+        self.pump()
+
+    def ask(self) -> None:
+        """Asks for a sign that the client has read what it was sent up to now."""
+        if self.is_open and self._pinged < self._sent:
+            self._pinged = self._sent
+            self._write(self._codec.send_ping(self._sent.to_bytes(8, "big")))
+
+    def has_read(self, mark: int) -> bool:
+        """Whether the client has read what it was sent up to there, as far as that can be known: it may be asleep."""
+        return self._is_deaf or (self._read or 0) >= mark
 
     def close(self, code: int, reason: str) -> None:
         if self.is_open:
+            self._is_closing = True
             self._write(self._codec.send_close(code, reason))
             self._let_go()
-            self._cut_after(LINGER_S)
+            self._after(LINGER_S, self.cut)
+
+    def give_up(self, code: int, reason: str) -> None:
+        """Ends the connection at once, without hearing the peer out."""
+        if self.is_open:
+            log.warning("connection %s given up: %d %s", self.id, code, reason)
+            self._write(self._codec.fail(code, reason))
+            self._let_go()
+            self._linger()
 
     def cut(self) -> None:
         self._transport.abort()
 
     def _write(self, data: bytes) -> None:
+        self._outbox += data
+        if not self._is_working:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = bytes(self._outbox)
+        self._outbox.clear()
         if data and not self._transport.is_closing():
             self._transport.write(data)
-            if self._transport.get_write_buffer_size() > REPLY_BYTES:
-                self._transport.pause_reading()
 
     def _let_go(self) -> None:
-        for process in list(self.views):
-            self._bridge.view(process, None)
+        self._bridge.on_leave(self)
 
     def _linger(self) -> None:
         """Our side is done: what is in the buffer is sent, what still comes is dropped, until the peer closes or the time is over."""
-        self._take = lambda data: None
-        self._cut_after(LINGER_S)
+        self._take, self._arrivals = lambda data: None, iter(())
+        self._after(LINGER_S, self.cut)
         self._transport.resume_reading()
         if not self._transport.is_closing():
             self._transport.write_eof()
 
-    def _cut_after(self, seconds: Optional[float]) -> None:
+    def _after(self, seconds: Optional[float], then: Callable[[], None] = lambda: None) -> None:
+        """The one thing that this connection has a time limit for; None: nothing."""
         if self._timer:
             self._timer.cancel()
-        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self.cut)
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, then)
 
 
 # ---- Bridge: all connections and processes, and the methods that clients call. ----
 
 
-class Bridge:
-    """`options` are the command line's; `gate` says who may come in; `umask` is for processes whose order has none."""
+Outcome = Union[Dict[str, Any], RpcError, Awaitable[Dict[str, Any]]]  # what came of a request: its result or error, or that later
 
-    def __init__(self, options: argparse.Namespace, gate: Gate, journal: Journal, umask: int) -> None:
-        self.gate, self.is_ending = gate, asyncio.Event()
-        self._options, self._journal, self._umask, self._prepare = options, journal, umask, make_death_pact()
+
+class Bridge:
+    """`options` are the command line's; `gate` says who may come in; `prepare` is what a child does first; so many `descriptors` are there
+    for pipes; `is_ending` is set when the bridge is to end."""
+
+    def __init__(self, options: argparse.Namespace, gate: Gate, journal: Journal, prepare: Callable[[], None], descriptors: int,
+                 is_ending: asyncio.Event) -> None:
+        self.gate, self.is_ending = gate, is_ending
+        self._options, self._journal, self._prepare, self._descriptors = options, journal, prepare, descriptors
         self._processes: Dict[str, Process] = {}
+        self._ended: Dict[str, Process] = {}  # those of them that have ended, in that order
+        self._piped: List[Process] = []  # those that hold pipes, also if they are forgotten
+        self._table = Table(lambda: min((process.started for process in self._processes.values()), default=0))
         self._connections: Dict[Connection, bool] = {}  # in order of arrival; True when the handshake is done
+        self._unfinished: Dict[Connection, int] = {}  # bytes held of messages that are still coming in, the oldest first
         self._tasks: Set[asyncio.Task] = set()
         self._quiet = Clock(options.idle_exit, self.is_ending.set)
         self._methods = {name: getattr(self, f"_{name}") for name in PARAMS}
@@ -1495,13 +1923,26 @@ class Bridge:
     def on_connect(self, connection: Connection) -> None:
         self._connections[connection] = False
         pending = [c for c, is_open in self._connections.items() if not is_open]
-        if len(pending) > PENDING_HANDSHAKES:
-            pending[0].cut()
+        for oldest in pending[:-PENDING_HANDSHAKES]:
+            del self._connections[oldest]  # at once: many may come before the loop lets it go
+            oldest.cut()
         self._note_quiet()
 
     def on_disconnect(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
+        self._unfinished.pop(connection, None)
         self._note_quiet()
+
+    def on_unfinished(self, connection: Connection, size: int) -> None:
+        """Holds what unfinished messages take within UNFINISHED_BYTES: beyond it the one that began first is given up."""
+        if size > PIECE_BYTES:
+            self._unfinished[connection] = size
+        else:
+            self._unfinished.pop(connection, None)
+        while sum(self._unfinished.values()) > UNFINISHED_BYTES:
+            oldest = next(iter(self._unfinished))
+            del self._unfinished[oldest]
+            oldest.give_up(1013, f"unfinished messages of more than {UNFINISHED_BYTES} bytes in all: try again later")
 
     def find_full(self) -> Optional[Refusal]:
         if sum(self._connections.values()) >= self._options.max_connections:
@@ -1515,6 +1956,11 @@ class Bridge:
         capabilities = {"methods": list(PARAMS), "stop_signals": list(STOP_SIGNALS), "max_message_bytes": MESSAGE_BYTES,
                         "kept_bytes": KEPT_BYTES, "detach_grace": self._options.detach_grace}
         return {"version": VERSION, "protocol": PROTOCOL, "connection_id": connection.id, "capabilities": capabilities}
+
+    def on_leave(self, connection: Connection) -> None:
+        for process in list(self._processes.values()):
+            if process.viewer is connection:
+                self.view(process, None)
 
     def view(self, process: Process, viewer: Optional[Connection]) -> None:
         """Gives a process's output to this connection, or to none; whoever had it hears no more of it."""
@@ -1535,67 +1981,101 @@ class Bridge:
 
     # Messages.
 
-    def start_task(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)  # a task that nobody holds may be collected before its end
-        task.add_done_callback(self._tasks.discard)
-
-    async def serve(self, connection: Connection, text: str) -> None:
-        reply = await self._answer(connection, parse_message(text))
-        if reply is not None:
-            connection.send(reply)
-
-    async def _answer(self, connection: Connection, request: Union[Request, RpcError]) -> Optional[Dict[str, Any]]:
+    def serve(self, connection: Connection, text: str) -> None:
+        """Carries out a message and answers it; what has to be waited for is answered when it is there."""
+        request = parse_message(text)
         if isinstance(request, RpcError):
-            return error_message(request, request.id)
+            connection.send(error_message(request, request.id))
+            return
+        outcome = self._carry_out(connection, request)
+        if asyncio.iscoroutine(outcome):
+            task = asyncio.ensure_future(self._answer_later(connection, request, outcome))
+            self._tasks.add(task)  # a task that nobody holds may be collected before its end
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._answer(connection, request, outcome)
+
+    def _carry_out(self, connection: Connection, request: Request) -> Outcome:
         try:
             check_params(request)
-            result = await self._methods[request.method](connection, request.params)
-            reply = {"jsonrpc": "2.0", "id": request.id, "result": result}
+            return self._methods[request.method](connection, request.params)
         except RpcError as error:
-            reply = error_message(error, request.id)
+            return error
         except Exception:  # whatever it is, it must not cost others anything; the log has the place, without the parameters
             log.exception("connection %s: %s failed", connection.id, request.method)
-            reply = error_message(RpcError(INTERNAL_ERROR, "an error in the bridge; its log has the details"), request.id)
-        log.debug("connection %s: %.80r answered with %s", connection.id, request.method, reply.get("error", {}).get("code", "a result"))
-        return reply if request.wants_reply else None
+            return RpcError(INTERNAL_ERROR, "an error in the bridge; its log has the details")
 
-    # Methods: (connection, checked parameters) -> result.
+    async def _answer_later(self, connection: Connection, request: Request, outcome: Awaitable[Dict[str, Any]]) -> None:
+        self._answer(connection, request, await outcome)
 
-    async def _execute(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
+    def _answer(self, connection: Connection, request: Request, outcome: Outcome) -> None:
+        is_error = isinstance(outcome, RpcError)
+        log.debug("connection %s: %.80r answered with %s", connection.id, request.method, outcome.code if is_error else "a result")
+        if request.wants_reply:
+            connection.send(error_message(outcome, request.id) if is_error else {"jsonrpc": "2.0", "id": request.id, "result": outcome})
+
+    # Methods: (connection, checked parameters) -> result, or a coroutine that gives it. They raise RpcError.
+
+    def _execute(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
         order = read_order(params)
-        running = sum(process.phase is not Phase.ENDED for process in self._processes.values())
-        if running >= self._options.max_processes or self.is_ending.is_set():
-            raise RpcError(LIMIT_REACHED, f"{running} processes are running (--max-processes), or the bridge is ending")
+        self._check_room()
         program = find_program(order)
-        if not is_allowed(program, self._options.allow):
+        if self._options.allow:
+            program = os.path.realpath(program)  # what is compared is what is started: a link may change meanwhile
+        if self._options.allow and not is_allowed(program, self._options.allow):
             raise RpcError(NOT_ALLOWED, f"{order.argv[0][:200]!r} is not an allowed command: {', '.join(self._options.allow)}")
         process = self._start(order, program)
+        log.info("process %s started by connection %s: %.200r, pid %d, label %r", process.id, connection.id, order.argv[0], process.pid,
+                 order.label)
         self.view(process, connection)
         return {"status": "started", "process_id": process.id, "pid": process.pid, "pgid": process.pid}
 
+    def _check_room(self) -> None:
+        """Raises RpcError -32003 when one more process would be one too many."""
+        running = len(self._processes) - len(self._ended)
+        self._piped = [process for process in self._piped if process.holds_pipes()]
+        awaited = sum(process.kept.waiting_bytes for process in self._ended.values())
+        for is_over, problem in (
+            (self.is_ending.is_set(), "the bridge is ending"),
+            (running >= self._options.max_processes, f"{running} processes are running (--max-processes)"),
+            (3 * len(self._piped) + 3 > self._descriptors,
+             f"{len(self._piped)} processes, or what survives them, hold pipes; there are descriptors for no more (ulimit -n)"),
+            (awaited > AWAITED_BYTES, f"{awaited} bytes of output of ended processes wait to be fetched (attach)"),
+        ):
+            if is_over:
+                raise RpcError(LIMIT_REACHED, problem)
+
     def _start(self, order: Order, program: str) -> Process:
         process_id = secrets.token_hex(8)
-        self._journal.begin(process_id)
         try:
-            popen = spawn(order, program, process_id, self._umask, self._prepare)
+            self._journal.begin(process_id)
+        except OSError as error:
+            raise start_error("the bridge's journal", error.errno) from None
+        try:
+            popen = spawn(order, program, process_id, self._options.umask, self._prepare)
         except RpcError:
             self._journal.finish(process_id)
             raise
-        process = self._processes[process_id] = Process(process_id, order, popen, self._options.grace, self._on_process_end)
-        log.info("process %s started: %.200r, pid %d, label %r", process_id, order.argv[0], popen.pid, order.label)
+        process = self._processes[process_id] = Process(process_id, order, popen, self._options.grace, self._table, self._on_process_end)
+        self._piped.append(process)
         return process
 
-    async def _control(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
+    def _control(self, connection: Connection, params: Dict[str, Any]) -> Outcome:
         process, wanted = self._find(connection, params.get("process_id")), params["type"]
         if wanted == "CANCEL":
-            await process.cancel()
-            return {"status": "cancelled"}
+            log.info("process %s cancelled by connection %s", process.id, connection.id)
+            process.cancel()
+            return self._await_survivors(process) if process.phase is Phase.ENDED else {"status": "cancelled"}
+        self.reap()  # it may just have ended
         if process.is_over():
             raise RpcError(NO_PROCESS, f"process {process.id} has ended or is ending: it can't be paused or resumed")
         change, status = {"PAUSE": (process.pause, "paused"), "RESUME": (process.resume, "resumed")}[wanted]
         change()
         return {"status": status}
+
+    async def _await_survivors(self, process: Process) -> Dict[str, Any]:
+        await process.wait()
+        return {"status": "cancelled"}
 
     def _find(self, connection: Connection, process_id: Optional[str]) -> Process:
         own = [p for p in self._processes.values() if p.viewer is connection]
@@ -1608,61 +2088,91 @@ class Bridge:
             raise RpcError(NO_PROCESS, f"no process {process_id or 'of this connection'!r:.80}; ended ones are kept for --detach-grace")
         return chosen[0]
 
-    async def _attach(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
+    def _attach(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
         process, after = self._find(connection, params["process_id"]), params.get("after", 0)
         if after > process.outputs:
             raise RpcError(INVALID_PARAMS, f"after must be at most {process.outputs}, the newest message's seq")
         if not process.kept.rewind(after):
-            raise RpcError(NOT_KEPT, f"what follows message {after} is no longer kept in full")
+            oldest = min(process.kept.oldest(), process.outputs)
+            problem = f"what follows message {after} is no longer kept in full, only what follows {oldest}"
+            raise RpcError(NOT_KEPT, problem, {"after": oldest})
+        log.info("process %s taken over by connection %s", process.id, connection.id)
         self.view(process, connection)
         asyncio.get_running_loop().call_soon(connection.pump)  # after the answer
-        return {"status": process.phase.value, "pid": process.pid, "label": process.label}
+        return {"status": process.phase.value, "pid": process.pid, "label": process.label, "ending": process.is_over()}
 
-    async def _list(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
+    def _list(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
         return {"processes": [process.describe() for process in self._processes.values()]}
 
-    async def _ping(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
+    def _ping(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:
         return {}
 
     # Processes.
 
     def reap(self) -> None:
-        for process in list(self._processes.values()):
+        """To be called when a child has ended: finds out which, and what they leave with one look at the process table."""
+        ended = [process for process in self._processes.values() if process.is_to_reap()]
+        if ended:
+            self._table.refresh()
+        for process in ended:
             process.reap()
+        if os.getpid() == 1:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """The first process of a container inherits all that lose their parent."""
+        own = {process.pid for process in self._processes.values()}
+        with contextlib.suppress(ChildProcessError):  # there are no more
+            while True:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if found is None or found.si_pid in own:
+                    break  # one of ours that has ended since: its signal is on its way
+                os.waitpid(found.si_pid, os.WNOHANG)
 
     def _on_process_end(self, process: Process) -> None:
         """Comes before the client hears of it: once it knows, nothing may be swept any more."""
         self._journal.finish(process.id)
+        self._ended[process.id] = process
         self._await_client(process)
-        ended = [p for p in self._processes.values() if p.phase is Phase.ENDED and not p.kept.waiting_bytes]
-        surplus = sum(p.kept.sent_bytes for p in ended) - ENDED_BYTES
-        for oldest in ended:
-            if surplus > 0:
-                surplus -= oldest.kept.sent_bytes
+        asyncio.get_running_loop().call_soon(self._prune)
+
+    def _prune(self) -> None:
+        """Forgets the first to have ended when there are too many, as far as their messages were sent."""
+        sent = [process for process in self._ended.values() if not process.kept.waiting_bytes]
+        surplus_bytes, surplus = sum(process.kept.sent_bytes for process in sent) - ENDED_BYTES, len(sent) - ENDED
+        for oldest in sent:
+            if surplus_bytes > 0 or surplus > 0:
+                surplus_bytes, surplus = surplus_bytes - oldest.kept.sent_bytes, surplus - 1
                 self._forget(oldest)
-        asyncio.get_running_loop().call_soon(self._note_quiet)
+        self._note_quiet()
 
     def _await_client(self, process: Process) -> None:
         """Begins the time in which a process without its client, or one that has ended, can be attached."""
         if process.expiry:
             process.expiry.cancel()
-        process.expiry = asyncio.get_running_loop().call_later(self._options.detach_grace, self._expire, process)
+        seconds = max(self._options.detach_grace, FORGET_S) if process.viewer else self._options.detach_grace
+        process.expiry = asyncio.get_running_loop().call_later(seconds, self._expire, process)
 
     def _expire(self, process: Process) -> None:
-        if process.phase is not Phase.ENDED and process.viewer is None:
-            log.warning("process %s cancelled: its client did not come back", process.id)
-            process.end("cancelled")
-        elif process.phase is Phase.ENDED and process.viewer and process.kept.waiting_bytes:
-            self._await_client(process)  # it is still being read
-        elif process.phase is Phase.ENDED:
+        viewer = process.viewer
+        if process.phase is not Phase.ENDED:
+            if viewer is None:
+                log.warning("process %s cancelled: its client did not come back", process.id)
+                process.end("cancelled")
+        elif viewer and (process.kept.waiting_bytes or not viewer.has_read(process.mark)):
+            viewer.ask()
+            self._await_client(process)
+        else:
             self._forget(process)
             self._note_quiet()
 
     def _forget(self, process: Process) -> None:
         self._processes.pop(process.id, None)
+        self._ended.pop(process.id, None)
         process.expiry.cancel()
         if process.viewer:
             process.viewer.views.discard(process)
+        process.release()
 
     async def shut_down(self) -> None:
         """Ends all processes, tells the clients, waits until they have gone."""
@@ -1713,7 +2223,7 @@ from a browser: open http://127.0.0.1:8004/ (other pages are not let in; this on
   socket.send(JSON.stringify({jsonrpc: "2.0", id: 1, method: "execute", params: {command: ["echo", "hello"]}}))
 
 exit codes:
-  0 ended by SIGTERM, SIGINT, SIGHUP or --idle-exit   2 usage   3 could not listen
+  0 ended by SIGTERM, SIGINT, SIGHUP or --idle-exit   2 usage   3 could not start: port, token or log file
 """
 
 
@@ -1735,26 +2245,28 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 def make_parser() -> argparse.ArgumentParser:
     seconds, count = in_range(float, "seconds", 0, SECONDS_MAX), in_range(int, "count", 1, 1_000_000)
     parser = argparse.ArgumentParser(
-        prog="ws_bridge.py", usage="ws_bridge.py [options]", description="Runs commands for WebSocket clients on this machine and streams their output.",
-        epilog=PAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog="ws_bridge.py", usage="ws_bridge.py [options]", epilog=PAGE,
+        description="Runs commands for WebSocket clients on this machine and streams their output.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument_group("where it listens").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s); any but loopback needs --expose")
     add("--port", type=in_range(int, "port", 0, 65535), default=DEFAULT_PORT, help="port (default %(default)s); 0 takes a free one")
     add = parser.add_argument_group("who gets in, and what they may run").add_argument
     add("--token-file", type=Path, metavar="F", help="where the token is kept; if F holds one already, that is the token")
     add("--no-token", action="store_true", help="let in everybody on this machine")
-    add("--allow", action="append", default=[], metavar="CMD", help="run only this program, by the file that it is (repeatable)")
+    add("--allow", action="append", default=[], metavar="CMD",
+        help="run only this program, under whatever name (repeatable); no sandbox: its arguments and environment are free")
     add("--expose", action="store_true", help="listen on an address that other machines can reach; needs a token and --allow-host")
-    add("--allow-host", action="append", default=[], metavar="NAME", help="a further name for this bridge in `Host` (repeatable)")
+    add("--allow-host", action="append", default=[], metavar="NAME", help="a name by which clients elsewhere call this machine (repeatable)")
     add = parser.add_argument_group("how long, how many").add_argument
-    add("--detach-grace", type=seconds, default=60.0, metavar="S",
+    add("--detach-grace", type=seconds, default=60, metavar="S",
         help="how long a process goes on without its client, and can be attached after its end (default %(default)s)")
-    add("--grace", type=seconds, default=5.0, metavar="S", help="between the stop signal and SIGKILL (default %(default)s)")
+    add("--grace", type=seconds, default=5, metavar="S", help="between the stop signal and SIGKILL (default %(default)s)")
     add("--idle-exit", type=seconds, metavar="S", help="end S seconds after the last connection and process (default: never)")
     add("--max-processes", type=count, default=64, metavar="N", help="running at once (default %(default)s)")
     add("--max-connections", type=count, default=64, metavar="N", help="open at once (default %(default)s)")
     add = parser.add_argument_group("what it tells").add_argument
-    add("--log-file", type=Path, metavar="F", help="log to F instead of stderr; beyond 1 MiB it is renamed, three such are kept")
+    add("--log-file", type=Path, metavar="F", help="log to F instead of stderr; at 1 MiB it becomes F.1; three such are kept")
     add("--log-level", choices=LOG_LEVELS, default="info", help="the least that is logged (default %(default)s)")
     add("--version", action="version", version=f"ws_bridge {VERSION}")
     return parser
@@ -1767,6 +2279,7 @@ def parse_options(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
         (options.expose and options.no_token, "--expose needs a token: leave out --no-token"),
         (options.expose and not options.allow_host, "--expose needs --allow-host NAME: what clients on other machines call this one"),
         (options.no_token and options.token_file, "--no-token and --token-file exclude each other"),
+        (not all(map(HOST.fullmatch, options.allow_host)), f"--allow-host {options.allow_host!r}: a host's name without port is wanted"),
     ):
         if is_wrong:
             parser.error(problem)
@@ -1789,6 +2302,8 @@ def resolve(options: argparse.Namespace, refuse: Callable[[str], Any]) -> Tuple[
 class OneLine(logging.Formatter):
     """One line an event, whatever names a client makes up. Of an exception type and place: its message may quote what a client sent."""
 
+    converter = time.gmtime
+
     def format(self, record: logging.LogRecord) -> str:
         def escape(match: re.Match) -> str:
             return ": " if match[0] == "\n" else ascii(match[0])[1:-1]  # the line break stands before an exception
@@ -1804,8 +2319,11 @@ def start_log(path: Optional[Path], level: str) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path:
         from logging.handlers import RotatingFileHandler
-        handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=3, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+        try:
+            handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=3, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise BridgeError(f"--log-file {path} can't be written: {error.strerror}") from None
+    handler.setFormatter(OneLine("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     log.setLevel(level.upper())
 
@@ -1817,7 +2335,7 @@ def log_loop_error(loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> 
 
 def listen(family: int, address: Tuple[str, int]) -> socket.socket:
     try:
-        return socket.create_server(address, family=family, backlog=128)
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         problem = "is taken by another program" if error.errno == errno.EADDRINUSE else f"can't be used: {os.strerror(error.errno)}"
         raise BridgeError(f"port {address[1]} on {address[0]} {problem}") from None
@@ -1826,23 +2344,45 @@ def listen(family: int, address: Tuple[str, int]) -> socket.socket:
 @contextlib.contextmanager
 def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]]:
     """The token, from the environment or its file. A file that was made for it goes again at the end, if it is still ours."""
-    given = os.environ.pop(TOKEN_VARIABLE, "")
     path = options.token_file or token_path(port)
     kept = options.token_file and read_private(path)
-    if options.no_token or given or kept:
-        if not options.token_file:
-            path.unlink(missing_ok=True)  # what an earlier bridge on this port left is not this one's token
-        yield None if options.no_token else given or kept
+    if not options.token_file:
+        remove_abandoned_token(path)  # what an earlier bridge on this port left is not this one's token
+    if options.no_token or options.token or kept:
+        yield None if options.no_token else check_token(options.token or kept)
         return
-    if options.token_file and os.path.lexists(path):
-        raise BridgeError(f"the token file {path} holds no token, or others can reach it; it must be a file of yours with mode 0600")
+    if os.path.lexists(path):
+        raise BridgeError(f"the token file {path} holds no token, or others can reach it; it must be a file of yours with mode 0600"
+                          if options.token_file else
+                          f"the token file {path} is in use by your bridge on this port of another address: give this one a --token-file")
     token = secrets.token_urlsafe(32)
-    write_private(path, token + "\n")
+    try:
+        descriptor = write_private(path, token + "\n")
+    except OSError as error:
+        raise BridgeError(f"the token file {path} can't be written: {error.strerror}") from None
     try:
         yield token
     finally:
         if read_private(path) == token:
             path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def check_token(token: str) -> str:
+    """The token itself. Raises BridgeError if it can't be sent as it is."""
+    if not re.fullmatch("[!-~]+", token):
+        raise BridgeError("the token must be printable ASCII without spaces: 20 random letters and digits, say")
+    if len(token) < TOKEN_CHARS:
+        log.warning("the token has %d characters: with fewer than %d it can be guessed", len(token), TOKEN_CHARS)
+    return token
+
+
+def count_for_pipes(descriptors: int, max_connections: int) -> int:
+    """How many descriptors are left for processes. Raises BridgeError if there are none."""
+    left = descriptors - max_connections - PENDING_HANDSHAKES - ACCEPTED_AT_ONCE - OTHER_DESCRIPTORS
+    if left < 3:
+        raise BridgeError(f"{descriptors} descriptors (ulimit -n) are {3 - left} too few for --max-connections {max_connections}")
+    return left
 
 
 def announce(host: str, port: int) -> None:
@@ -1855,33 +2395,39 @@ def announce(host: str, port: int) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-async def run(options: argparse.Namespace, listener: socket.socket, umask: int) -> None:
+async def run(options: argparse.Namespace, listener: socket.socket, prepare: Callable[[], None], descriptors: int) -> None:
     """From the bound socket to the end of the last process."""
     loop, (host, port), folder = asyncio.get_running_loop(), listener.getsockname()[:2], runtime_dir()
+    is_ending = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, is_ending.set)
+    loop.set_exception_handler(log_loop_error)
     await sweep(folder)
     with contextlib.closing(Journal(folder, port)) as journal:
         with keep_token(options, port) as token:
             names = frozenset(name.lower().rstrip(".") for name in options.allow_host)
-            bridge = Bridge(options, Gate(token, names), journal, umask)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.add_signal_handler(number, bridge.is_ending.set)
+            bridge = Bridge(options, Gate(token, names), journal, prepare, descriptors, is_ending)
             loop.add_signal_handler(signal.SIGCHLD, bridge.reap)
-            loop.set_exception_handler(log_loop_error)
-            server = await loop.create_server(lambda: Connection(bridge), sock=listener)
+            server = await loop.create_server(lambda: Connection(bridge), sock=listener, backlog=ACCEPTED_AT_ONCE)
+            listener.listen(BACKLOG)
             announce(host, port)
-            await bridge.is_ending.wait()
+            await is_ending.wait()
         server.close()  # the token file went before the port is free, so that the next bridge's is not touched
         log.info("ending")
         await bridge.shut_down()
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked by whoever started this would never be heard of, here nor in a child
     options = parse_options(arguments)
+    options.token = os.environ.pop(TOKEN_VARIABLE, "").strip(" \t\r\n")
+    options.umask = os.umask(0o077)  # what the bridge writes is for its user only; processes get the umask that was there
+    descriptors, before = raise_descriptor_limit()
     try:
-        umask = os.umask(0o077)  # what the bridge writes is for its user only; processes get the umask that was there
         start_log(options.log_file, options.log_level)
         with listen(*options.address) as listener:
-            asyncio.run(run(options, listener, umask))
+            asyncio.run(run(options, listener, make_preparation(before), count_for_pipes(descriptors, options.max_connections)))
     except (BridgeError, OSError) as error:
         print(f"ws_bridge: {error}", file=sys.stderr)
         return BridgeError.exit_code

@@ -290,6 +290,8 @@ class Cable:
         self._ends: list[socket.socket] = []
         self.taken = 0
         self.is_dead = False  # whoever comes is hung up on
+        self.breaks = 0  # so many of the next connections end at the first byte
+        self.carried = bytearray()  # from those who came
         threading.Thread(target=self._take, daemon=True).start()
 
     def _take(self) -> None:
@@ -301,17 +303,23 @@ class Cable:
             if self.is_dead:
                 near.close()
                 continue
+            if self.breaks:
+                self.breaks -= 1
+                near.recv(1)
+                near.close()
+                continue
             far = socket.create_connection(("127.0.0.1", self._port))
             self._ends += [near, far]
             self.taken += 1
-            for source, target in ((near, far), (far, near)):
-                threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+            for source, target, record in ((near, far, self.carried), (far, near, bytearray())):
+                threading.Thread(target=self._carry, args=(source, target, record), daemon=True).start()
 
     @staticmethod
-    def _carry(source: socket.socket, target: socket.socket) -> None:
+    def _carry(source: socket.socket, target: socket.socket, record: bytearray) -> None:
         with contextlib.suppress(OSError):  # cut
             while True:
                 data = source.recv(1 << 16)
+                record += data[:1 << 12]
                 if not data:
                     return target.shutdown(socket.SHUT_WR)
                 target.sendall(data)

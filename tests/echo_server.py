@@ -32,7 +32,10 @@ class Host:
     def on_connect(self, connection: wb.Connection) -> None:
         """Nobody counts."""
 
-    on_disconnect = on_connect
+    on_disconnect = on_leave = on_connect
+
+    def on_unfinished(self, connection: wb.Connection, size: int) -> None:
+        """There is memory enough."""
 
 
 class EchoConnection(wb.Connection):

@@ -37,7 +37,7 @@ ANSWER_S = 10.0
 GROWTH_BYTES = 4 * wb.MIB
 WARM_UP = 0.1  # of the inputs: what Python allocates once
 BATCH = 50  # JSON-RPC messages that are sent at once
-LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (INFO|WARNING) ")
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]{12}Z (INFO|WARNING) ")
 CODES = {-32700, -32600, -32601, -32602, -32000, -32001, -32002, -32003, -32004}  # all but the internal error
 KEY, TOKEN = "dGhlIHNhbXBsZSBub25jZQ==", "the-token-of-the-fuzzer"
 

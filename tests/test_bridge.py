@@ -4,7 +4,6 @@ All against real bridge processes; what it does with the processes it runs is in
 """
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -98,6 +97,10 @@ REFUSED = [
     (403, {"Host": "localhost.example.com:{port}"}), (403, {"Host": "user@localhost"}), (403, {"Host": "10.0.0.1:{port}"}), (403, {"Host": "0.0.0.0"}),
     (403, {"Origin": "http://example.com"}), (403, {"Origin": "null"}), (403, {"Origin": "http://localhost:1"}), (403, {"Origin": ""}),
     (403, {"Origin": "http://localhost"}), (403, {"Origin": "file://"}), (403, {"Origin": "http://localhost:{port}.example.com"}),
+    (403, {"Origin": "http://127.0.0.2:{port}"}), (403, {"Origin": "http://[::1]:{port}"}), (403, {"Origin": "http://user@localhost:{port}"}),
+    (403, {"Origin": "http://localhost:{port}/"}), (403, {"Origin": "http://localhost.:{port}"}), (403, {"Origin": "ws://localhost:{port}"}),
+    (403, {"Origin": "http://127.0.0.1:{port}\r\nOrigin: http://example.com"}), (403, {"Origin": "http://127.1:{port}"}),
+    (400, {"X": "a\nb: c"}), (400, {"X": "a\rb"}), (400, {"X": "a\r\n : b"}), (400, {"Host": "localhost\r\nHost: localhost"}),
     (404, {"line": "GET /x HTTP/1.1"}), (404, {"line": "GET //?token={token} HTTP/1.1"}), (405, {"line": "POST / HTTP/1.1"}), (405, {"line": "HEAD / HTTP/1.1"}),
     (401, {"Authorization": None}), (401, {"Authorization": "Bearer wrong"}), (401, {"Authorization": "Basic {token}"}), (401, {"Authorization": "Bearer"}),
     (401, {"line": "GET /?token= HTTP/1.1", "Authorization": None}), (401, {"Authorization": "Bearer \xff"}),
@@ -135,9 +138,18 @@ def test_a_head_that_is_too_long_or_no_http_at_all(bridge):
     assert bridge.exchange(bytes.fromhex("1603010200010001fc0303"))[0].status == 400, "a TLS client is told at once"
 
 
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\nHost: localhost\n\n", b"GET / HTTP/1.1\rHost: localhost\r\r", b"GET / HTTP/1.1\r\nHost: a\nb",
+                                  b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"])
+def test_what_cannot_become_a_good_head_is_refused_at_once(bridge, head):
+    with bridge.open_socket() as sock:
+        sock.settimeout(wb.HANDSHAKE_S / 2)
+        sock.sendall(head)
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
 def test_a_challenge_proves_that_the_bridge_knows_the_token(bridge):
     response, _ = bridge.exchange(raw_request(bridge, Authorization=None, X_Bridge_Challenge="abc"))
-    assert response.status == 401 and response.headers["x-bridge-proof"] == wb.proof(bridge.token, "abc")
+    assert response.status == 401 and response.headers["x-bridge-proof"] == wb.proof(bridge.token, "abc", f"127.0.0.1:{bridge.port}")
     response, _ = bridge.exchange(raw_request(bridge, Authorization=None, X_Bridge_Challenge="x" * 129))
     assert response.status == 401 and "x-bridge-proof" not in response.headers
 
@@ -148,8 +160,7 @@ def test_a_handshake_has_to_be_finished_in_time(tmp_path):
     with start_bridge(script=script) as bridge, bridge.connect() as client, bridge.open_socket() as silent, bridge.open_socket() as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: loc")
         for sock in (silent, slow):
-            with contextlib.suppress(ConnectionResetError):
-                assert sock.recv(1) == b""
+            assert sock.recv(1 << 16).startswith(b"HTTP/1.1 408 Request Timeout\r\n") and sock.recv(1) == b""
         assert client.call("ping") == {}
 
 
@@ -207,6 +218,21 @@ def test_a_token_from_the_environment_is_used_and_reaches_no_agent():
         assert "s3cret" not in bridge.log()
         with pytest.raises(ConnectionError, match="401"):
             bridge.connect(token="other")
+
+
+@pytest.mark.parametrize("token", ["with space", "tab\there", "h\u00fcte-und-schuhe-1234", "\udcff-no-utf8-in-here"])
+def test_a_token_that_cannot_be_sent_is_said_at_the_start(token):
+    done = run_to_end("--port", "0", env={**os.environ, "CC_BRIDGE_TOKEN": token})
+    assert done.returncode == 3 and "printable ASCII" in done.stderr and token not in done.stderr
+
+
+def test_blanks_around_a_token_do_not_count_and_a_short_one_is_warned_of():
+    with start_bridge(env={"CC_BRIDGE_TOKEN": " short\n"}) as bridge:
+        with bridge.connect(token="short") as client:
+            assert client.call("ping") == {}
+        assert "WARNING the token has 5 characters" in bridge.log()
+    with start_bridge(env={"CC_BRIDGE_TOKEN": " "}) as bridge, bridge.connect() as client:
+        assert len(bridge.token) > 40, "blank is none: a random one was made"
 
 
 def test_a_token_file_of_ones_own(tmp_path):
@@ -378,6 +404,14 @@ def test_a_binary_message_closes_with_1003(client):
     assert client.wait_close().code == 1003
 
 
+def test_nothing_is_carried_out_that_came_after_what_closed_the_connection(bridge, client):
+    with bridge.connect() as other:
+        execute = json.dumps(request(id=1, method="execute", params={"command": ["sleep", "100"]}))
+        other.socket.sendall(client.codec.send_binary(b"{}") + client.codec.send_text(execute))
+        assert other.wait_close().code == 1003
+    assert client.call("list")["processes"] == []
+
+
 def test_a_wrong_frame_closes_with_1002_and_costs_nobody_else_anything(bridge, client):
     with bridge.connect() as other:
         other.socket.sendall(b"\x81\x00")  # not masked
@@ -423,7 +457,8 @@ def test_a_taken_port_is_one_line_and_exit_3(bridge):
 @pytest.mark.parametrize("options, named", [
     (["--port", "x"], "port"), (["--port", "70000"], "port"), (["--grace", "-1"], "grace"), (["--max-processes", "0"], "max-processes"),
     (["--host", "0.0.0.0"], "--expose"), (["--host", "::"], "--expose"), (["--host", "0.0.0.0", "--expose"], "--allow-host"),
-    (["--expose", "--no-token", "--allow-host", "x"], "--no-token"), (["--nonsense"], "--nonsense"), (["--idle-exit", "nan"], "idle-exit")])
+    (["--expose", "--no-token", "--allow-host", "x"], "--no-token"), (["--nonsense"], "--nonsense"), (["--idle-exit", "nan"], "idle-exit"),
+    (["--expose", "--allow-host", ""], "--allow-host"), (["--allow-host", "http://a"], "--allow-host"), (["--log-level", "loud"], "--log-level")])
 def test_wrong_usage_is_exit_2(options, named):
     done = run_to_end("--port", "0", *options)
     assert done.returncode == 2 and named in done.stderr and done.stdout == ""
@@ -509,7 +544,7 @@ def test_the_log_has_the_program_and_the_label_and_nothing_more(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-EVENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR) [ -~]+")
+EVENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) [ -~]+")
 
 
 def test_an_event_is_one_line_whatever_a_client_makes_up():
@@ -561,7 +596,7 @@ def test_a_log_file_is_rotated(tmp_path):
 
 def test_an_error_in_the_bridge_is_32603_and_one_line_with_the_place_but_not_what_was_sent(tmp_path):
     script, text = tmp_path / "ws_bridge.py", SCRIPT.read_text("utf-8")
-    head = "    async def _ping(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:\n"
+    head = "    def _ping(self, connection: Connection, params: Dict[str, Any]) -> Dict[str, Any]:\n"
     assert head in text
     script.write_text(text.replace(head, head + "        open(params['secret'])\n").replace('"ping": {}', '"ping": {"secret": Param(_is_text, "", True)}'))
     with start_bridge(script=script) as bridge, bridge.connect() as client:
@@ -569,7 +604,7 @@ def test_an_error_in_the_bridge_is_32603_and_one_line_with_the_place_but_not_wha
             client.call("ping", secret="the secret")
         assert client.run("echo hi").text() == "hi\n"
         line = bridge.log().splitlines()[2]
-    assert re.search(r"ERROR connection \w+: ping failed: FileNotFoundError in _ping \(ws_bridge.py:\d+\) in _answer", line)
+    assert re.search(r"ERROR connection \w+: ping failed: FileNotFoundError in _ping \(ws_bridge.py:\d+\) in _carry_out", line)
     assert "the secret" not in line and EVENT.fullmatch(line)
 
 
@@ -590,7 +625,7 @@ def test_what_a_killed_bridge_left_is_swept_when_the_next_one_starts():
             assert not lives(escaped), "its run was unfinished"
             assert lives(survivor) and lives(other.pid), "a run that had ended, and what has nothing to do with it, are left alone"
         os.kill(survivor, signal.SIGKILL)
-        assert [path.suffix for path in wb.runtime_dir().iterdir()] == [".token"], "only the killed one's token file is left"
+        assert not list(wb.runtime_dir().iterdir()), "its token file and its journal are gone too"
     finally:
         bridge.process.stdout.close()
         other.kill()

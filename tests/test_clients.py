@@ -46,7 +46,8 @@ def need_library() -> None:
 
 
 def address_of(bridge, **changes) -> cc.Address:
-    return cc.Address(bridge.host, bridge.port, token=bridge.token)._replace(**changes)
+    """It names its token: through a cable the bridge proves that it knows it for another port than ours."""
+    return cc.Address(bridge.host, bridge.port, token=bridge.token, names_token=True)._replace(**changes)
 
 
 # ---- Peers: the server side of the codec, and a cable. ----
@@ -363,6 +364,25 @@ class TestBridgeClient:
             client.close()
         assert expected(600, 500).startswith(output.text()) and len(output.text()) > 2500
         assert ended.status == "cancelled"
+
+    def test_a_cancel_whose_answer_was_lost_is_not_repeated_as_that_would_kill_at_once(self, client_kind, bridge):
+        output = Output()
+        program = ("import signal, sys, time\ndef end(*_):\n    time.sleep(1)\n    print('result', flush=True)\n    sys.exit(5)\n"
+                   "signal.signal(signal.SIGINT, end)\nprint('ready', flush=True)\nwhile True: time.sleep(1)")
+        with Cable(bridge.port) as cable:
+            client = cc.BridgeClient(address_of(bridge, port=cable.port))
+            started = client.start([sys.executable, "-c", program], stop_signal="SIGINT")
+
+            def cancels() -> int:
+                if "ready" in output.text() and cable.taken == 1:
+                    with bridge.connect() as other:   # as if this client's own request had arrived, and the answer not
+                        other.call("control", type="CANCEL", process_id=started.process_id)
+                    cable.cut()
+                return int("ready" in output.text())
+
+            ended = client.follow(started, output, cancels)
+            client.close()
+        assert (ended.status, ended.exit_code) == ("cancelled", 5) and output.text() == "ready\nresult\n"
 
     def test_a_process_that_ended_while_the_cable_was_cut_is_told_of(self, client_kind, bridge, tmp_path):
         output = Output()

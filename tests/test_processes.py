@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ws_bridge as wb
-from bridging import Client, RpcFailure, Run, lives, poll, start_bridge
+from bridging import Cable, Client, RpcFailure, Run, lives, poll, start_bridge
 
 PYTHON = sys.executable
 # A process that left its group and session, and one that ignores SIGTERM; both say their numbers first.
@@ -101,6 +104,35 @@ def test_a_slow_client_slows_the_process_and_not_the_memory(bridge):
         assert run.completed["status"] == "cancelled"
         text = run.text()
         assert text == ("y\n" * (len(text) // 2 + 1))[:len(text)] and len(text) >= seen[-1]
+
+
+def test_what_waits_in_a_pipe_of_packets_at_the_end_is_not_lost(client):
+    """A pipe with O_DIRECT gives one packet for each read, however small: a full one takes hundreds of reads."""
+    code = """import fcntl, os, signal
+fcntl.fcntl(1, 1031, 1 << 20)  # F_SETPIPE_SZ
+fcntl.fcntl(1, fcntl.F_SETFL, os.O_DIRECT | os.O_NONBLOCK)
+written = misses = 0
+while misses < 20:
+    try:
+        written += os.write(1, b'x' * 3000)
+        misses = 0
+    except BlockingIOError:
+        misses += 1
+        signal.sigtimedwait([], 0.02)
+os.write(2, str(written).encode())"""
+    started = client.call("execute", command=python(code))
+    poll(lambda: not lives(started["pid"]), "it has written until nobody read any more, and ended")
+    run = client.finish(started)
+    assert len(run.text()) == int(run.text("stderr")) > 2_000_000
+
+
+def test_a_choked_client_gets_one_completed_when_a_survivor_lets_the_pipe_go_just_then(client):
+    started = client.call("execute", command=["sh", "-c", "(timeout 0.9 yes; exit) & sleep 0.7"])
+    poll(lambda: not lives(started["pid"]), "the leader has ended")
+    with pytest.raises(socket.timeout):
+        while True:
+            client.read_once(within_s=1.5)
+    assert [message["method"] for message in client.notifications if message["method"] != "process.output"] == ["connected", "process.completed"][1:]
 
 
 def test_control_does_not_wait_behind_output(client):
@@ -200,6 +232,58 @@ def test_only_allowed_programs_by_the_file_that_would_run(tmp_path):
             assert failure.value.code == -32001
 
 
+def test_a_link_that_changes_while_it_is_looked_at_runs_nothing_but_the_allowed_program(tmp_path):
+    link, done = tmp_path / "link", threading.Event()
+
+    def flip() -> None:
+        while not done.is_set():
+            for target in ("true", "false"):
+                draft = tmp_path / "draft"
+                draft.symlink_to(shutil.which(target))
+                draft.replace(link)
+
+    with start_bridge("--allow", "true") as bridge, bridge.connect() as client:
+        flipping = threading.Thread(target=flip)
+        flipping.start()
+        poll(link.exists, "the link is there")
+        codes: set = set()
+        while len(codes) < 300:
+            try:
+                codes.add((client.run([str(link)]).completed["exit_code"], len(codes)))
+            except RpcFailure as refused:
+                codes.add((refused.code, len(codes)))
+        done.set()
+        flipping.join()
+    assert {code for code, _ in codes} == {0, -32001}, "1 would be `false`"
+
+
+def test_without_its_own_folder_the_bridge_runs_what_has_one(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with start_bridge("--allow", "true", script=in_folder(tmp_path, folder)) as bridge, bridge.connect() as client:
+        folder.rmdir()
+        assert client.run(["true"], cwd="/").completed["exit_code"] == 0
+        for params in ({"command": ["true"]}, {"command": ["true"], "cwd": "sub"}):
+            with pytest.raises(RpcFailure, match="-32000: .*folder"):
+                client.call("execute", **params)
+
+
+def in_folder(tmp_path: Path, folder: Path) -> Path:
+    script = tmp_path / "elsewhere.py"
+    script.write_text(f"import os, runpy, sys\nsys.path[0] = {str(tmp_path)!r}\nos.chdir({str(folder)!r})\nrunpy.run_path({wb.__file__!r}, run_name='__main__')\n")
+    return script
+
+
+def test_a_folder_is_taken_as_the_system_takes_it(client, tmp_path):
+    """`link/..` is the folder above the one that the link leads to."""
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "sub")
+    tool = tmp_path / "real" / "tool"
+    tool.write_text("#!/bin/sh\npwd -P\n")
+    tool.chmod(0o755)
+    assert client.run(["./tool"], cwd=f"{tmp_path}/link/..").text() == f"{tmp_path}/real\n"
+
+
 def test_more_processes_than_allowed_are_32003_until_one_ends():
     with start_bridge("--max-processes", "1") as bridge, bridge.connect() as client:
         started = client.call("execute", command=["sleep", "100"])
@@ -295,6 +379,22 @@ def test_survivors_are_left_and_reported_and_ended_by_cancel(client):
     assert client.cancel(run.started["process_id"]) == {"status": "cancelled"}, "once more does no harm"
 
 
+def test_a_survivor_whose_main_thread_has_ended_is_one_all_the_same(client):
+    """/proc shows it as a zombie, with an empty environment."""
+    code = """import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(100,)).start()
+os.setsid()
+print(os.getpid(), flush=True)
+os.dup2(os.open(os.devnull, os.O_RDWR), 1), os.dup2(1, 2)
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # exit, of this thread alone"""
+    started = client.call("execute", command=["sh", "-c", f"{shlex.join(python(code))} & sleep 0.5"])
+    run = client.finish(started)
+    survivor = int(run.text())
+    assert run.completed["survivors"] == [survivor] and state_of(survivor) == "Z"
+    client.cancel(started["process_id"])
+    poll(lambda: not Path(f"/proc/{survivor}/task").exists() or len(list(Path(f"/proc/{survivor}/task").iterdir())) < 2, "no thread is left")
+
+
 def test_a_survivor_that_ignores_sigterm_is_killed(client):
     run = client.run(["sh", "-c", f"setsid sh -c {shlex.quote(STUBBORN)} &"])
     pid = int(run.text())
@@ -354,6 +454,20 @@ def test_pause_stops_everything_and_the_clocks(client):
     poll(lambda: state_of(escaped) in "SR" and state_of(started["pid"]) in "SR", "both go on")
     assert describe(client, started["process_id"])["state"] == "running"
     assert client.finish(started).completed["status"] in ("timeout", "stalled"), "now the clocks run on"
+
+
+def test_what_a_paused_process_leaves_is_not_left_stopped_when_it_is_killed_from_outside(client):
+    started = client.call("execute", command=["sh", "-c", "sleep 100 > /dev/null 2>&1 & echo $!; wait"])
+    survivor = first_number(client, started)
+    client.call("control", type="PAUSE")
+    os.kill(started["pid"], signal.SIGKILL)
+    run = client.finish(started)
+    assert run.completed["signal"] == "SIGKILL" and run.completed["survivors"] == [survivor]
+    poll(lambda: state_of(survivor) == "S", "it goes on")
+    for change in ("PAUSE", "RESUME"):
+        with pytest.raises(RpcFailure, match="-32002"):
+            client.call("control", type=change, process_id=started["process_id"])
+    client.cancel(started["process_id"])
 
 
 def test_a_paused_process_can_be_cancelled(client):
@@ -443,6 +557,84 @@ def test_a_living_connection_that_is_taken_over_hears_no_more(bridge, client, tm
         assert len(client.outputs()) == len(client.notifications) == 1
 
 
+def test_a_client_that_is_cut_off_right_after_it_attached_has_lost_nothing(bridge, client):
+    """All that waited goes into a connection that breaks just then: it waits again."""
+    with bridge.connect() as first:
+        started = first.call("execute", command=["sh", "-c", "echo begin; yes 0123456789abcdef | head -c 9000000"])
+        first.wait_output("begin")
+        seen = first.outputs()[-1]["seq"]
+        before = first.outputs()
+    poll(lambda: client.call("list")["processes"][0]["output_bytes"] > 6_000_000, "much of it waits")
+    for _ in range(5):
+        with bridge.connect() as cut:
+            cut.request("attach", process_id=started["process_id"], after=seen)
+    run = continue_with(client, started, after=seen)
+    assert run.outputs[0]["seq"] == seen + 1
+    text = "".join(output["data"] for output in before) + run.text()
+    assert text == "begin\n" + ("0123456789abcdef\n" * 600_000)[:9_000_000]
+
+
+def test_a_client_that_read_fast_then_stalled_and_was_cut_off_goes_on_where_it_was(bridge):
+    """More may be on the way in sockets than is kept: so the bridge goes no further ahead than pongs show that the client has read."""
+    with Cable(bridge.port) as cable, bridge.connect() as watcher:
+        first = bridge._replace(port=cable.port).connect(token=bridge.token)
+        first.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * wb.MIB)
+        started = first.call("execute", command=["sh", "-c", "yes 0123456789abcdef | head -c 60000000"])
+        while len(first.outputs()) < 200:
+            first.read_once()
+        written = lambda: watcher.call("list")["processes"][0]["output_bytes"]  # noqa: E731
+        seen: list[int] = []
+        poll(lambda: seen.append(written()) or (len(seen) > 50 and seen[-1] == seen[-50]), "nothing moves any more")
+        before = first.outputs()
+        cable.cut()
+        first.socket.close()
+        run = continue_with(watcher, started, after=before[-1]["seq"])
+    assert [output["seq"] for output in before + run.outputs] == list(range(1, len(before) + len(run.outputs) + 1))
+    text = "".join(output["data"] for output in before) + run.text()
+    assert text == ("0123456789abcdef\n" * 3_600_000)[:60_000_000]
+
+
+def test_a_client_that_answers_no_pings_is_served_all_the_same(bridge):
+    """It breaks the protocol (RFC 6455, 5.5.2), and gets its output, only not the certainty of finding all of it when it comes back."""
+    with bridge.connect() as client:
+        client.codec.owed = lambda: b""
+        run = client.run(["sh", "-c", "yes 0123456789abcdef | head -c 40000000"])
+        assert len(run.text()) == 40_000_000
+
+
+def test_who_ends_last_is_told_of_it_however_much_others_left(bridge, client):
+    with bridge.connect() as other:
+        fifo = wb.runtime_dir() / "gate"
+        os.mkfifo(fifo)
+        first = client.call("execute", command=["sh", "-c", f"head -c 2000000 /dev/zero | tr '\\0' x; read line < {fifo}; exit 7"])
+        for _ in range(10):
+            other.run(["sh", "-c", "head -c 9000000 /dev/zero | tr '\\0' x"])
+            other.notifications.clear()
+        fifo.write_text("go\n")
+        assert client.finish(first).completed["exit_code"] == 7
+        fifo.unlink()
+
+
+def test_too_late_an_attach_is_told_what_is_still_kept(bridge, client):
+    run = client.run(["sh", "-c", "yes 0123456789abcdef | head -c 12000000"])
+    with pytest.raises(RpcFailure) as failure:
+        client.call("attach", process_id=run.started["process_id"], after=1)
+    kept = continue_with(client, run.started, after=failure.value.data["after"])
+    assert kept.outputs == run.outputs[-len(kept.outputs):] and len(kept.text()) > 6_000_000
+
+
+def test_a_client_that_is_still_reading_when_the_grace_is_over_finds_its_process_when_it_comes_back():
+    with start_bridge("--detach-grace", "1") as bridge, bridge.connect() as watcher, Cable(bridge.port) as cable:
+        asleep = bridge._replace(port=cable.port).connect(token=bridge.token)
+        started = asleep.call("execute", command=["sh", "-c", "seq 1000; exit 9"])
+        until = time.monotonic() + 4
+        poll(lambda: time.monotonic() > until, "four times the grace")
+        cable.cut()
+        run = continue_with(watcher, started)
+        assert run.text().endswith("1000\n") and run.completed["exit_code"] == 9
+        asleep.socket.close()
+
+
 def test_what_is_no_longer_kept_is_32004(bridge, client):
     run = client.run(["sh", "-c", "yes 0123456789abcdef | head -c 12000000"])
     with pytest.raises(RpcFailure) as failure:
@@ -485,9 +677,8 @@ def test_an_ended_process_is_forgotten_after_the_grace(client):
 
 def test_the_table_of_ps_is_read(client):
     started = client.call("execute", command=["sleep", "100"])
-    seen = wb.read_ps_table(wb.output_of(("ps", "-axo", "pid=,ppid=,pgid=,uid=,stat=,lstart=")))
+    seen = wb.read_ps(wb.output_of(wb.PS_TABLE), wb.output_of(("ps", "axeww", "-o", "pid=,command=")))
     assert seen[started["pid"]].group == started["pid"] and os.getpid() in seen
-    marked = wb.find_marked_in_ps(wb.output_of(("ps", "axeww", "-o", "pid=,command=")), frozenset({wb.MARKER_PREFIX + started["process_id"]}))
-    assert marked == {started["pid"]}
+    assert {pid for pid, process in seen.items() if wb.MARKER_PREFIX + started["process_id"] in process.markers} == {started["pid"]}
     client.cancel(started["process_id"])
     assert client.finish(started).completed["signal"] == signal.SIGTERM.name

@@ -20,7 +20,7 @@ import pytest
 
 import cc_execute as cc
 import ws_bridge as wb
-from bridging import start_bridge
+from bridging import Cable, start_bridge
 from support import ROOT, own_bridges, own_network, wait_until
 
 TESTS = ROOT / "tests"
@@ -307,6 +307,34 @@ def test_a_challenge_that_is_passed_on_from_the_other_loopback_address_wins_no_t
     with start_bridge() as bridge:
         assert cc.own_tokens(cc.Address("127.0.0.1", bridge.port)) == [bridge.token]
         assert cc.own_tokens(cc.Address("::1", bridge.port)) == []
+
+
+def test_a_stranger_who_has_another_bridge_prove_that_it_knows_the_token_is_not_shown_it(monkeypatch):
+    """The proof is for the port where that bridge was reached. A tunnel is just such a stranger: the address has to name the token."""
+    monkeypatch.setenv("CC_BRIDGE_TOKEN", SECRET)
+    with start_bridge() as bridge, Cable(bridge.port) as stranger:
+        with pytest.raises(cc.NotReady, match="does not know a token of yours"):
+            cc.connect_bridge(f"ws://127.0.0.1:{stranger.port}", print)
+        assert SECRET not in stranger.carried.decode("latin-1") and stranger.taken == 1
+        connected = cc.connect_bridge(f"ws://127.0.0.1:{stranger.port}/?token={SECRET}", print)
+        assert connected.call("ping") == {}
+        connected.close()
+
+
+@pytest.mark.parametrize("breaks", [1, 2])
+def test_a_way_that_breaks_during_the_first_handshake_is_tried_again(breaks):
+    with start_bridge() as bridge, Cable(bridge.port) as cable:
+        cable.breaks = breaks
+        connected = cc.connect_bridge(f"ws://127.0.0.1:{cable.port}/?token={bridge.token}", print)
+        assert connected.call("ping") == {}
+        connected.close()
+
+
+def test_a_way_that_always_breaks_is_said_to_be_one():
+    with start_bridge() as bridge, Cable(bridge.port) as cable:
+        cable.breaks = 100
+        with pytest.raises(cc.NotReady, match="hung up before it answered: it is no bridge, or the way to it broke"):
+            cc.connect_bridge(f"ws://127.0.0.1:{cable.port}/?token={bridge.token}", print)
 
 
 @pytest.mark.parametrize("address", ["ws://192.0.2.1:8004", "ws://no-such-host.invalid:8004"])
