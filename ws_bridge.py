@@ -1772,8 +1772,8 @@ class Connection(asyncio.Protocol):
 
     def _on_pong(self, data: bytes) -> None:
         read = int.from_bytes(data, "big")
-        if len(data) == 8 and (self._read or 0) <= read <= self._sent:  # an answer to a ping of `_ask`
-            self._read = read
+        if len(data) == 8 and (self._read or 0) <= read <= self._sent:  # an answer to a ping of `ask`
+            self._read, self._is_deaf = read, False
             asyncio.get_running_loop().call_soon(self.pump)
 
     def _finish_turn(self, is_done: bool) -> None:

@@ -267,16 +267,20 @@ class Talk:
         said, owed, self.said, self._owed = self.said, self._owed, 0, 0
         self._out.clear()
         replies: list[dict] = []
-        while not (replies and replies[-1].get("id") == sync):
-            data = self._socket.recv(1 << 16)
+        while len(replies) <= owed or sync not in [reply.get("id") for reply in replies]:  # a CANCEL may be answered later than what follows
+            try:
+                data = self._socket.recv(1 << 16)
+            except socket.timeout:
+                raise Fault(f"{len(replies)} replies to {said + 1} messages, {owed + 1} of them with an id") from None
             events = self._codec.feed(data)
+            self._socket.sendall(self._codec.owed())  # pongs, by which the bridge knows what was read
             if not data or any(isinstance(event, wb.Closed) for event in events):
                 raise Fault(f"one of the last {said} messages ended the connection: {events[-1:]}")
             messages = (json.loads(event.text) for event in events if isinstance(event, wb.TextMessage))
             replies += [message for message in messages if "method" not in message]
         if len(replies) != owed + 1:
             raise Fault(f"{len(replies) - 1} replies to {said} messages, {owed} of them with an id")
-        return [self._check(reply) for reply in replies[:-1]]
+        return [self._check(reply) for reply in replies if reply.get("id") != sync]
 
     @staticmethod
     def _check(reply: dict) -> str:

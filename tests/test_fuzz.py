@@ -20,11 +20,11 @@ def test_200_000_mutated_inputs_leave_the_bridge_as_it_was(capsys):
 
 
 PLANTED = {  # a fault that a bridge might have: what is changed into what, and what the fuzzer says of it
-    "a traceback": ("except (ValueError, RecursionError) as error:", "except ValueError as error:", "messages"),
-    "no answer": ("self._write(refusal_response(refusal))\n            self._linger()", "pass", "handshakes"),
+    "a traceback": ("except (ValueError, RecursionError) as error:", "except ValueError as error:", "was answered by"),
+    "no answer": ("self._write(refusal_response(refusal))\n        self._linger()", "pass", "handshakes"),
     "a wrong close code": ('"text that is not UTF-8 (8.1)", 1007', '"text that is not UTF-8 (8.1)", 1002', "frames"),
-    "an internal error": ('return isinstance(value, dict) and all(', 'return all(', "must not be"),
-    "growth": ("reply = await self._answer(", "self.__dict__.setdefault('all', []).append(text * 100); reply = await self._answer(", "grew by"),
+    "an internal error": ('return isinstance(value, dict) and len(value) <= WORDS', 'return len(value) <= WORDS', "must not be"),
+    "growth": ("        request = parse_message(text)\n", "        request = parse_message(text)\n        self._tasks.add(text * 100)\n", "grew by"),
     "a line of another's in the log": ("def _note_quiet(self) -> None:", "def _note_quiet(self) -> None:\n        print(file=sys.stderr)", "in the log"),
 }
 
