@@ -114,6 +114,7 @@ LABEL_CHARS = 200  # a label goes into the log
 COMMAND_CHARS = 64 * 1024  # of a command that is to be split, for that takes time by its square; longer ones come as a list
 WORDS = 64 * 1024  # arguments or variables; with all of Linux' 2 MiB (execve(2)) it would be 32 bytes each
 ARGUMENT_CHARS = 8 * MIB  # arguments and variables; no system takes more (Linux: 6 MiB, execve(2))
+PLACES = 1000  # on a PATH: ten milliseconds to look at
 PATH_CHARS = 4096  # PATH_MAX of Linux; macOS has 1024
 
 log = logging.getLogger("ws_bridge")
@@ -855,8 +856,14 @@ def write_private(path: Path, text: str) -> int:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # before others can find it
-    os.write(descriptor, text.encode("utf-8"))
-    os.replace(draft, path)
+    try:
+        if os.write(descriptor, text.encode("utf-8")) < len(text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -885,9 +892,9 @@ class Journal:
         self._open()
 
     def _open(self) -> None:
-        text = "".join(f"\n+{process_id}" for process_id in self._unfinished)
-        self._path, self._size = Path(f"{self._stem}-{self._number}.runs"), len(text)
-        self._descriptor = write_private(self._path, text)
+        path, text = Path(f"{self._stem}-{self._number}.runs"), "".join(f"\n+{process_id}" for process_id in self._unfinished)
+        self._descriptor = write_private(path, text)
+        self._path, self._size, self._number = path, len(text), self._number + 1
 
     def begin(self, process_id: str) -> None:
         """Raises OSError when it can't be written: nothing may be started that could not be swept."""
@@ -917,7 +924,6 @@ class Journal:
     def _renew(self) -> None:
         """A new file with what is unfinished, then the old one goes: at no moment is an unfinished run in neither."""
         old_path, old_descriptor = self._path, self._descriptor
-        self._number += 1
         self._open()
         old_path.unlink(missing_ok=True)
         os.close(old_descriptor)
@@ -1088,11 +1094,8 @@ class Table:
 
     def look(self, is_fresh: bool = False) -> Mapping[int, Seen]:
         if self._seen is None or is_fresh:
-            self._release()
-            try:
+            with self._room():
                 self._seen = look(self._since(), self._blank)
-            finally:
-                self._reserve()
             asyncio.get_running_loop().call_soon(self.refresh)
         return self._seen
 
@@ -1100,17 +1103,22 @@ class Table:
         """Whoever asks from now on gets to see what happened up to now."""
         self._seen = None
 
-    @staticmethod
-    def start_of(pid: int) -> int:
+    def start_of(self, pid: int) -> int:
         """When a child that is not reaped started, to compare with `Seen.started`; 0 where there is no /proc."""
-        return int(read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19]) if HAS_PROC else 0
+        with self._room():
+            return int(read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19]) if HAS_PROC else 0
 
     def _reserve(self) -> None:
         self._spare = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(2)]
 
-    def _release(self) -> None:
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
         while self._spare:
             os.close(self._spare.pop())
+        try:
+            yield
+        finally:
+            self._reserve()
 
 
 def send_signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
@@ -1175,11 +1183,14 @@ def start_error(thing: str, number: Optional[int], reason: Optional[str] = None)
 
 
 def find_program(order: Order) -> str:
-    """The file that this order would run, looked for from its folder and on its PATH. Raises RpcError -32000."""
+    """The file that this order would run, looked for from its folder and on its PATH. Raises RpcError -32000, -32602 for a PATH without end."""
     folder, program, is_there = find_folder(order.cwd), order.argv[0], False
     if sum(map(len, order.argv)) + sum(len(name) + len(value) for name, value in (order.env or {}).items()) > ARGUMENT_CHARS:
         raise start_error(program, errno.E2BIG)
-    for place in dict.fromkeys([""] if "/" in program else os.get_exec_path(order.env)):
+    places = dict.fromkeys([""] if "/" in program else os.get_exec_path(order.env))
+    if len(places) > PLACES:
+        raise RpcError(INVALID_PARAMS, f"env: PATH names {len(places)} folders; at most {PLACES} are looked at")
+    for place in places:
         path = os.path.join(folder, place, program)
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
@@ -1331,7 +1342,8 @@ class Stream:
         """Reads what is in the pipe now; not for ever, as a survivor may be writing without end."""
         left = self._count_waiting() if self.is_open else 0
         while left > 0 and self.is_open:
-            left -= self._read()
+            count = self._read()
+            left -= count or left  # none: another has read from it meanwhile
         if self.is_open:
             self._read()  # the end, if it is there
 
@@ -1492,6 +1504,10 @@ class Process:
         self.regulate()
 
     # From here on: how it ends.
+
+    def is_being_ended(self) -> bool:
+        """Whether its processes, or those that it left, are being ended just now."""
+        return self._ending is not None
 
     def is_over(self) -> bool:
         """Whether it has ended or is ending."""
@@ -1693,6 +1709,7 @@ class Connection(asyncio.Protocol):
             self._patience.cancel()
         self._let_go()
         self._bridge.on_disconnect(self)
+        self._codec = None  # a turn may still be waiting
 
     def pause_writing(self) -> None:
         self._is_choked = True
@@ -1751,12 +1768,16 @@ class Connection(asyncio.Protocol):
     def _work(self) -> None:
         """Deals with what has come: the rest in the next turn, or when the client has read what was said to it."""
         end, is_done, self._is_working = time.monotonic() + TURN_S, True, True
-        for event in self._arrivals:
-            self._outbox += self._codec.owed()
-            self._handle(event)
-            if time.monotonic() >= end:
-                is_done = False
-                break
+        try:
+            for event in self._arrivals:
+                self._outbox += self._codec.owed()
+                self._handle(event)
+                if time.monotonic() >= end:
+                    is_done = False
+                    break
+        except Exception:  # whatever it is: the log has the place, and no other connection is lost
+            log.exception("connection %s failed", self.id)
+            self.cut()
         self._is_working = False
         if self._codec:
             self._finish_turn(is_done)
@@ -1772,7 +1793,7 @@ class Connection(asyncio.Protocol):
 
     def _on_pong(self, data: bytes) -> None:
         read = int.from_bytes(data, "big")
-        if len(data) == 8 and (self._read or 0) <= read <= self._sent:  # an answer to a ping of `ask`
+        if len(data) == 8 and (self._read or 0) < read <= self._sent:  # an answer to a ping of `ask`, with news
             self._read, self._is_deaf = read, False
             asyncio.get_running_loop().call_soon(self.pump)
 
@@ -1935,10 +1956,10 @@ class Bridge:
 
     def on_unfinished(self, connection: Connection, size: int) -> None:
         """Holds what unfinished messages take within UNFINISHED_BYTES: beyond it the one that began first is given up."""
+        if size < self._unfinished.get(connection, 0) or size <= PIECE_BYTES:
+            self._unfinished.pop(connection, None)  # another message has begun
         if size > PIECE_BYTES:
             self._unfinished[connection] = size
-        else:
-            self._unfinished.pop(connection, None)
         while sum(self._unfinished.values()) > UNFINISHED_BYTES:
             oldest = next(iter(self._unfinished))
             del self._unfinished[oldest]
@@ -2034,13 +2055,14 @@ class Bridge:
         """Raises RpcError -32003 when one more process would be one too many."""
         running = len(self._processes) - len(self._ended)
         self._piped = [process for process in self._piped if process.holds_pipes()]
-        awaited = sum(process.kept.waiting_bytes for process in self._ended.values())
+        awaited = [process.kept.waiting_bytes for process in self._ended.values() if process.kept.waiting_bytes]
         for is_over, problem in (
             (self.is_ending.is_set(), "the bridge is ending"),
             (running >= self._options.max_processes, f"{running} processes are running (--max-processes)"),
             (3 * len(self._piped) + 3 > self._descriptors,
              f"{len(self._piped)} processes, or what survives them, hold pipes; there are descriptors for no more (ulimit -n)"),
-            (awaited > AWAITED_BYTES, f"{awaited} bytes of output of ended processes wait to be fetched (attach)"),
+            (sum(awaited) > AWAITED_BYTES or len(awaited) > ENDED,
+             f"{sum(awaited)} bytes of output of {len(awaited)} ended processes wait to be fetched (attach)"),
         ):
             if is_over:
                 raise RpcError(LIMIT_REACHED, problem)
@@ -2056,7 +2078,14 @@ class Bridge:
         except RpcError:
             self._journal.finish(process_id)
             raise
-        process = self._processes[process_id] = Process(process_id, order, popen, self._options.grace, self._table, self._on_process_end)
+        try:
+            process = Process(process_id, order, popen, self._options.grace, self._table, self._on_process_end)
+        except OSError as error:  # nothing may run that nobody watches
+            send_signal(os.killpg, popen.pid, signal.SIGKILL)
+            popen.communicate()
+            self._journal.finish(process_id)
+            raise start_error(order.argv[0], error.errno) from None
+        self._processes[process_id] = process
         self._piped.append(process)
         return process
 
@@ -2137,8 +2166,9 @@ class Bridge:
         asyncio.get_running_loop().call_soon(self._prune)
 
     def _prune(self) -> None:
-        """Forgets the first to have ended when there are too many, as far as their messages were sent."""
-        sent = [process for process in self._ended.values() if not process.kept.waiting_bytes]
+        """Forgets the first to have ended when there are too many, as far as their messages were sent; first those that were read."""
+        sent = [process for process in self._ended.values() if not process.kept.waiting_bytes and not process.is_being_ended()]
+        sent.sort(key=lambda process: not (process.viewer and process.viewer.has_read(process.mark)))
         surplus_bytes, surplus = sum(process.kept.sent_bytes for process in sent) - ENDED_BYTES, len(sent) - ENDED
         for oldest in sent:
             if surplus_bytes > 0 or surplus > 0:
@@ -2159,8 +2189,9 @@ class Bridge:
             if viewer is None:
                 log.warning("process %s cancelled: its client did not come back", process.id)
                 process.end("cancelled")
-        elif viewer and (process.kept.waiting_bytes or not viewer.has_read(process.mark)):
-            viewer.ask()
+        elif process.is_being_ended() or viewer and (process.kept.waiting_bytes or not viewer.has_read(process.mark)):
+            if viewer:
+                viewer.ask()
             self._await_client(process)
         else:
             self._forget(process)
@@ -2346,8 +2377,11 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
     """The token, from the environment or its file. A file that was made for it goes again at the end, if it is still ours."""
     path = options.token_file or token_path(port)
     kept = options.token_file and read_private(path)
-    if not options.token_file:
+    for _ in range(20 if not options.token_file else 0):
         remove_abandoned_token(path)  # what an earlier bridge on this port left is not this one's token
+        if not os.path.lexists(path):
+            break
+        time.sleep(0.01)  # another bridge that is starting may just be looking at it
     if options.no_token or options.token or kept:
         yield None if options.no_token else check_token(options.token or kept)
         return

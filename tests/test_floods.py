@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -163,6 +164,8 @@ WIDE = {
     "a string that has everything": (text_of(json.dumps('[{,:\\"}]' * 1_000_000)), -32602),
     "a command that is one long word": (text_of(json.dumps("x" * 1_000_000)), -32602),
     "a PATH of millions of places": ('{"jsonrpc":"2.0","id":1,"method":"execute","params":{"command":["absent"],"env":{"PATH":"' + ":" * 7_000_000 + '"}}}', -32000),
+    "a PATH of a million different places": ('{"jsonrpc":"2.0","id":1,"method":"execute","params":{"command":["absent"],"env":{"PATH":"'
+                                             + ":".join(map(str, range(1_000_000))) + '"}}}', -32602),
     "a long folder": ('{"jsonrpc":"2.0","id":1,"method":"execute","params":{"command":["true"],"cwd":"' + "/.." * 5_000_000 + '"}}', -32000),
     "a long argument": (text_of(json.dumps(["true", "x" * 16_000_000])), -32000),
 }
@@ -192,6 +195,20 @@ def test_values_are_counted_as_they_are():
         exact = sum(map(lambda char: char in ",[{", "".join(json.dumps(value).replace("\\\\", "").replace('\\"', "").split('"')[::2]))) + 1
         assert wb.count_values(text) == exact
     assert wb.count_values(json.dumps(["a,b"] * 5)) == 1 + 1 + 4
+
+
+def test_clients_that_vanish_in_the_middle_of_a_message_leave_nothing(bridge):
+    before = bridge.memory_bytes()
+    head = bytes((0x81, 0xFF)) + (16 * wb.MIB).to_bytes(8, "big") + MASK
+    for _ in range(20):
+        client = bridge.connect()
+        client.socket.sendall(head + b"x" * 8 * wb.MIB)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.socket.sendall(frame(0x89) * 1000)
+        client.socket.close()
+    with bridge.connect() as other:
+        poll(lambda: other.call("ping") == {} and bridge.memory_bytes() < before + 40 * wb.MIB, "their memory is free again")
+    assert "given up" not in bridge.log()
 
 
 def test_messages_that_are_never_finished_do_not_fill_the_memory(bridge):

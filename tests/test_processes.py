@@ -126,6 +126,19 @@ os.write(2, str(written).encode())"""
     assert len(run.text()) == int(run.text("stderr")) > 2_000_000
 
 
+def test_a_pipe_that_another_reads_from_too_holds_nobody_up(bridge, client):
+    """What was in it when it was asked is gone when it is read, and a survivor keeps it open."""
+    code = """import fcntl, os, subprocess, sys
+fcntl.fcntl(1, 1031, 1 << 20)
+subprocess.Popen([sys.executable, '-c', "import os, time, sys; f = os.open('/proc/self/fd/1', os.O_RDONLY)\\nwhile True: os.read(f, 1 << 20)"])
+subprocess.Popen(['sh', '-c', 'while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done'])"""
+    for _ in range(5):
+        started = client.call("execute", command=python(code))
+        assert client.finish(started).completed["status"] == "completed"
+        with bridge.connect() as other:
+            assert other.cancel(started["process_id"]) == {"status": "cancelled"}
+
+
 def test_a_choked_client_gets_one_completed_when_a_survivor_lets_the_pipe_go_just_then(client):
     started = client.call("execute", command=["sh", "-c", "(timeout 0.9 yes; exit) & sleep 0.7"])
     poll(lambda: not lives(started["pid"]), "the leader has ended")
@@ -393,6 +406,18 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0) 
     assert run.completed["survivors"] == [survivor] and state_of(survivor) == "Z"
     client.cancel(started["process_id"])
     poll(lambda: not Path(f"/proc/{survivor}/task").exists() or len(list(Path(f"/proc/{survivor}/task").iterdir())) < 2, "no thread is left")
+
+
+def test_survivors_that_are_being_ended_are_ended_also_when_the_bridge_is_told_to_go():
+    """The process itself would be forgotten by then."""
+    with start_bridge("--detach-grace", "0.2", "--grace", "3") as bridge, bridge.connect() as client:
+        run = client.run(["sh", "-c", f"setsid sh -c {shlex.quote(STUBBORN)} &"])
+        survivor = int(run.text())
+        client.request("control", type="CANCEL", process_id=run.started["process_id"])
+        until = time.monotonic() + 1.5
+        poll(lambda: time.monotonic() > until, "several times the time after which it would be forgotten")
+        assert lives(survivor) and len(client.call("list")["processes"]) == 1
+        assert bridge.stop() == 0 and not lives(survivor)
 
 
 def test_a_survivor_that_ignores_sigterm_is_killed(client):
