@@ -126,17 +126,40 @@ os.write(2, str(written).encode())"""
     assert len(run.text()) == int(run.text("stderr")) > 2_000_000
 
 
-def test_a_pipe_that_another_reads_from_too_holds_nobody_up(bridge, client):
-    """What was in it when it was asked is gone when it is read, and a survivor keeps it open."""
-    code = """import fcntl, os, subprocess, sys
-fcntl.fcntl(1, 1031, 1 << 20)
-subprocess.Popen([sys.executable, '-c', "import os, time, sys; f = os.open('/proc/self/fd/1', os.O_RDONLY)\\nwhile True: os.read(f, 1 << 20)"])
-subprocess.Popen(['sh', '-c', 'while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done'])"""
-    for _ in range(5):
-        started = client.call("execute", command=python(code))
-        assert client.finish(started).completed["status"] == "completed"
-        with bridge.connect() as other:
-            assert other.cancel(started["process_id"]) == {"status": "cancelled"}
+THIEF = """import fcntl, os, sys, termios, time
+fcntl.fcntl(1, 1031, 1 << 20)  # F_SETPIPE_SZ
+leader = os.getpid()
+if os.fork() == 0:
+    reading = os.open("/proc/self/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+    waiting = lambda: int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), "little")
+    while os.getppid() == leader:
+        pass
+    full = waiting()
+    while waiting() >= full:
+        pass  # until the bridge begins to read what it has counted
+    while not os.path.exists(sys.argv[1]):
+        try:
+            os.read(reading, 1 << 20)
+        except BlockingIOError:
+            pass
+    sys.exit()
+os.set_blocking(1, False)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    try:
+        os.write(1, b"x" * 65536)
+    except BlockingIOError:
+        time.sleep(0.01)
+os._exit(0)"""
+
+
+def test_a_pipe_that_another_reads_from_too_holds_nobody_up(bridge, client, tmp_path):
+    """What was in it when it was counted is gone when it is read, and a survivor keeps it open."""
+    started = client.call("execute", command=[*python(THIEF), str(tmp_path / "enough")])
+    poll(lambda: not lives(started["pid"]), "the leader has ended; its client does not read, so its pipe is full")
+    with bridge.connect() as other:
+        poll(lambda: other.call("list")["processes"][0]["state"] == "ended", "the end is seen", within_s=10)
+        (tmp_path / "enough").touch()
 
 
 def test_a_choked_client_gets_one_completed_when_a_survivor_lets_the_pipe_go_just_then(client):
@@ -409,14 +432,15 @@ ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0) 
 
 
 def test_survivors_that_are_being_ended_are_ended_also_when_the_bridge_is_told_to_go():
-    """The process itself would be forgotten by then."""
-    with start_bridge("--detach-grace", "0.2", "--grace", "3") as bridge, bridge.connect() as client:
-        run = client.run(["sh", "-c", f"setsid sh -c {shlex.quote(STUBBORN)} &"])
+    """The process that left them would be forgotten by then."""
+    with start_bridge("--detach-grace", "0.5", "--grace", "3") as bridge, bridge.connect() as other:
+        with bridge.connect() as client:
+            run = client.run(["sh", "-c", f"setsid sh -c {shlex.quote(STUBBORN)} &"])
         survivor = int(run.text())
-        client.request("control", type="CANCEL", process_id=run.started["process_id"])
+        other.request("control", type="CANCEL", process_id=run.started["process_id"])
         until = time.monotonic() + 1.5
         poll(lambda: time.monotonic() > until, "several times the time after which it would be forgotten")
-        assert lives(survivor) and len(client.call("list")["processes"]) == 1
+        assert lives(survivor) and len(other.call("list")["processes"]) == 1
         assert bridge.stop() == 0 and not lives(survivor)
 
 
