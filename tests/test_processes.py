@@ -135,7 +135,7 @@ if os.fork() == 0:
     while os.getppid() == leader:
         pass
     full = waiting()
-    while waiting() >= full:
+    while waiting() >= full and not os.path.exists(sys.argv[1]):
         pass  # until the bridge begins to read what it has counted
     while not os.path.exists(sys.argv[1]):
         try:
