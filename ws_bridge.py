@@ -465,8 +465,7 @@ HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORE
 ORIGIN = re.compile(rf"(https?)://{HOST.pattern}", re.IGNORECASE)
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-           408: "Request Timeout",
-           426: "Upgrade Required", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+           408: "Request Timeout", 426: "Upgrade Required", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 
 
 def new_key() -> str:

@@ -308,11 +308,14 @@ class Cable:
                 near.recv(1)
                 near.close()
                 continue
-            far = socket.create_connection(("127.0.0.1", self._port))
-            self._ends += [near, far]
             self.taken += 1
-            for source, target, record in ((near, far, self.carried), (far, near, bytearray())):
-                threading.Thread(target=self._carry, args=(source, target, record), daemon=True).start()
+            self.join(near, socket.create_connection(("127.0.0.1", self._port)))
+
+    def join(self, near: socket.socket, far: socket.socket) -> None:
+        """Begins to carry what comes, both ways, in threads of its own."""
+        self._ends += [near, far]
+        for source, target, record in ((near, far, self.carried), (far, near, bytearray())):
+            threading.Thread(target=self._carry, args=(source, target, record), daemon=True).start()
 
     @staticmethod
     def _carry(source: socket.socket, target: socket.socket, record: bytearray) -> None:
@@ -335,6 +338,10 @@ class Cable:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.unplug()
+
+    def unplug(self) -> None:
+        """Takes no more connections and breaks those that are there."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()

@@ -18,7 +18,7 @@ import pytest
 
 import cc_execute as cc
 import ws_bridge as wb
-from bridging import Client, RunningBridge, start_bridge
+from bridging import Cable, Client, RunningBridge, start_bridge
 
 CUTS = 200
 TO_LIVE = (1, 4 << 20)  # bytes, evenly in their logarithm
@@ -41,29 +41,17 @@ for one in hashes:
 """
 
 
-class FrailCable:
-    """A port that leads to another one over connections that do not live long, until there were enough cuts."""
+class FrailCable(Cable):
+    """One whose connections do not live long, until there were enough cuts."""
 
     def __init__(self, port: int, seed: int, cuts: int) -> None:
-        self.cuts, self._port, self._rng, self._enough = 0, port, random.Random(seed), cuts
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._take, daemon=True).start()
+        self.cuts, self._rng, self._enough = 0, random.Random(seed), cuts
+        super().__init__(port)
 
-    def _take(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            low, high = TO_LIVE
-            life = round(low * (high / low) ** self._rng.random()) if self.cuts < self._enough else None
-            far = socket.create_connection(("127.0.0.1", self._port))
-            Connection(self, near, far, life, resets=self._rng.random() < 0.5)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+    def join(self, near: socket.socket, far: socket.socket) -> None:
+        low, high = TO_LIVE
+        life = round(low * (high / low) ** self._rng.random()) if self.cuts < self._enough else None
+        Connection(self, near, far, life, resets=self._rng.random() < 0.5)
 
 
 class Connection:
@@ -151,7 +139,7 @@ def test_200_cuts_in_a_stream_of_100_mib_lose_nothing_and_double_nothing(bridge,
         while not follower.completed:
             with contextlib.suppress(OSError), connect(bridge, cable.port) as client:  # cut: ConnectionError or a reset
                 follower.follow(client, lambda: (tmp_path / "enough").touch() if cable.cuts >= CUTS else None)
-        cable.close()
+        cable.unplug()
     assert cable.cuts >= CUTS and [end["exit_code"] for end in follower.completed] == [0]
     check({name: "".join(parts) for name, parts in follower.pieces.items()})
 
@@ -178,6 +166,6 @@ def test_cc_execute_s_own_client_takes_200_cuts_up_by_itself(bridge, name, monke
         ended = client.follow(started, take)
         client.close()
     finally:
-        cable.close()
+        cable.unplug()
     assert cable.cuts >= CUTS and (ended.status, ended.exit_code) == ("completed", 0)
     check({name: "".join(parts) for name, parts in pieces.items()})
