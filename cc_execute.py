@@ -38,7 +38,9 @@ if __name__ == "__main__" and sys.path and os.path.realpath(sys.path[0] or ".") 
     del sys.path[0]  # a queue.py or json.py of the repo this file was dropped into must not stand in for the library's
 
 import contextlib
+import functools
 import json
+import math
 import re
 import shlex
 import textwrap
@@ -332,6 +334,7 @@ class Record(NamedTuple):
     error_kind: Optional[str] = None
     cost_usd: Optional[float] = None
     attempts: int = 1
+    longest: Optional[float] = None   # seconds of its longest attempt that no limit cut; of one that ran into its limit, the last attempt's
 
 
 CONFIDENCES = ("weak", "judged", "proved")
@@ -4062,54 +4065,274 @@ def refined_prompt(task: Task, advice: str) -> str:
 
 # ---- Estimate: (prompt, records) -> seconds. Pure. ----
 
-SIMILAR = 0.25                        # below, two tasks have nothing to say about each other
-HALF_LIFE_S = 30 * 86400              # of a record's weight
-QUANTILE = 0.95
-PRIOR_S = 240                         # a short task of which nothing is known
+ACTIONS = {                           # what is asked for, by the verbs that ask for it; two tasks of different actions are not alike
+    "CREATE": "create write generate build make produce draft add implement develop compose scaffold code program provide",
+    "CHANGE": "refactor restructure rename reorganise reorganize simplify clean rewrite split extract move convert modernise translate",
+    "UPDATE": "update change modify edit adjust improve extend replace remove delete optimise optimize speed enhance",
+    "FIX": "fix repair debug solve resolve correct diagnose troubleshoot patch",
+    "TEST": "test verify check validate benchmark cover",
+    "RUN": "run execute start launch call",
+    "INSTALL": "install deploy migrate upgrade setup port release publish provision configure",
+    "EXPLAIN": "explain document review describe summarise summarize analyse analyze audit compare list find search read investigate",
+}
+COMMON_NOUNS = (                      # kept in clear; they tell little about which task it is, so they count half
+    "file folder directory module function class method package library project script program app application api endpoint server client "
+    "service database table page website component model schema query report readme doc documentation comment code bug error feature "
+    "test unit suite integration example data output input python javascript typescript html css sql json yaml csv markdown bash cli "
+    "command tool")
+COMMON_WORDS = set(                   # say nothing about a task
+    "the a an and or of to in on at for with from by is are be been it its this that these those what which who how why when where please "
+    "show me us i we you he they my your our their can could should must shall will would may might do does did done have has had not no "
+    "nor but if then else so than too also only just all any each every both some such other another same as into onto over under up out "
+    "about after before between through using use used via per there here new complete full entire whole content contents following "
+    "like need needs want let get set named called name one two three first second next".split())
+DETERMINERS = set("the a an this that these those its my your our their all each every any some no of for in with".split())
+PHRASES = (                           # read before the words: (pattern, what stands there instead)
+    (r"[\"\u201c\u00ab][^\"\u201d\u00bb\n]{0,500}[\"\u201d\u00bb]|(?<!\w)['\u2018][^'\u2019\n]{0,500}['\u2019](?!\w)", " "),
+    (r"`(?![\w-]+\.[a-z]{1,4}`)[^`\n]{0,500}`", " "),
+    (r"(?:(?<!\ba )\b(?:passphrase|passcode|passwd|mnemonic|credentials?)\b|\b(?:password|secret|token|key|pin)s?\s*(?:is|are|was|:|=))"
+     r"[^\n;!?]*?(?=[.;!?](?:\s|$)|\n|$)", " "),
+    (r"\bwhat(?:['\u2019]s|\s+(?:is|are|would|should))\b", " create "),
+    (r"\bshow\s+(?:me\s+)?(?:the\s+|its\s+)?(?:complete|full|entire|whole)\b[^.?!\n]{0,60}", " "),
+    (r"\bset(?:ting)?\s+up\b", " install "),
+    (r"\buse\s+your\s[^:\n]{0,80}\bto\s+execute\b[^:\n]{0,40}:?", " "),
+)
+WORD = re.compile(r"([^\W\d_]{2,20}|[a-z]+(?:_[a-z]+)+(?=\.))(?:['\u2019]s|\.[a-z]{1,5})?")
+PROMPT_CHARS = 20_000                 # of a prompt so much is read, and so many words are kept of it: its beginning says
+WORDS_KEPT = 60                       # what it is about, and of more words any two tasks would share some
+SIMILAR = 0.3                         # below, two tasks have nothing to say about each other; long unrelated ones reach 0.2
+
+MOST_SAMPLES = 200                    # similar records that count, the most relevant; all further ones would weigh under 1 % together
+HALF_LIFE_S = 30 * 86400              # of a record's weight, by its age: projects and models change in weeks
+HALF_LIFE_RUNS = 16                   # and by newer runs of its kind, so that a change of speed is followed within a dozen
+ALIKE_POWER = 3                       # weight by similarity: half alike counts an eighth
+QUANTILE_Z = 1.645                    # p95 in standard deviations
+PRIOR_SPREAD = 0.5                    # standard deviation of the logarithm of durations; of agents' runs 0.3 to 0.7 is usual
+PRIOR_MASS = 4                        # runs that this prior is worth
+MARGIN, MARGIN_OF_ONE = 1.25, 0.5     # over the p95: one run in twenty is too many to cut off; and more after few runs
+OVER_LONGEST = 1.1                    # no limit is below the longest recent finished run and a tenth
+HANG_SHARE = 0.05                     # of runs that never end; the others that hit a limit were slow
+FIT_ROUNDS = 4                        # until slow runs and fit agree to a few per cent
+MOST_GROWTH = 4                       # limits that were hit raise an estimate at most so many times
+OBSERVED = {"passed", "failed", "timeout"}  # an error, a cancelled or a skipped one says nothing of a task's time
+MOST_UNIX_S = 1e11                    # the year 5138; a later time is an error
+LONGEST_S = 7 * 86400                 # of a run or an estimate; beyond, a record is an error of the clock
+PRIOR_S = 240                         # a small task of which nothing is known
 PRIOR_PER_WORD_S = 1.5
-SLOW_WORDS = {"test", "install", "refactor", "build", "implement", "migrate", "deploy"}
-COMMON_WORDS = set("the a an and or of to in on at for with from by is are be it its this that what which how please show me i you "
-                   "your".split())
+PRIOR_PER_STEP_S = 60                 # for a line of a list, each a step or a demand
+PRIOR_LONGEST_S = 3600
+SLOW_ACTIONS = {"CHANGE": 3.0, "INSTALL": 3.0, "FIX": 2.0, "TEST": 2.0, "UPDATE": 1.5}  # times PRIOR_S: what reads before it writes
+SLOW_WORDS = re.compile(r"\b(?:implement|build|develop|integrat\w*|app|application|website|system|backend|frontend|end-to-end)\b")
 
 
+def stem(word: str) -> str:
+    """A word without what inflects it, roughly: the same for file and files, parse, parsed and parsing, run and running."""
+    cut = re.sub(r"(?<=...)(?:ing|ed|es|e|(?<!s)s)$", "", word)
+    return re.sub(r"([^\W\d_])\1$", r"\1", cut[:-1] + "i" if cut.endswith("y") else cut)
+
+
+ACTION_OF = {stem(word): action for action, words in ACTIONS.items() for word in words.split()}
+NOUN_OF = {stem(word): word for word in reversed(COMMON_NOUNS.split())}
+CLEAR = {*(action.lower() for action in ACTIONS), *NOUN_OF.values()}
+HASH = re.compile("_[a-p]{3}")
+
+
+@functools.lru_cache(maxsize=16_384)
 def normalise(prompt: str) -> str:
-    """What the history keeps of a prompt: its ordinary words, each once. Values, names with digits and long strings stay out."""
-    words = re.findall(r"(?<![\w\"'=/.-])[a-z]{2,20}(?![\w\"'=/-])", prompt.lower())
-    return " ".join(sorted({word for word in words if word not in COMMON_WORDS}))
+    """What the history keeps of a prompt: its action, its common words, and hashes of the others; sorted, each once.
+
+    The action, in capitals and so the first, is the first verb that asks for something. Values, quoted texts, paths, names with
+    digits and long strings stay out. A hash has 12 bits: it can't be read, and many words share it. A normalised prompt stays as it is.
+    """
+    if is_normalised(prompt):
+        return prompt
+    action, before = "", ""
+    kept: Dict[str, None] = {}        # a set in order
+    for word in words_of(prompt):
+        root = stem(word)
+        if root in ACTION_OF and not action and before not in DETERMINERS:
+            action = ACTION_OF[root]
+        elif word not in COMMON_WORDS and len(kept) < WORDS_KEPT:
+            kept[token_of(root)] = None
+        before = word
+    kept.pop(action.lower(), None)
+    return " ".join([action or "CREATE", *sorted(kept)]) if action or kept else ""
+
+
+def is_normalised(text: str) -> bool:
+    action, *others = text.split(" ")
+    return action in ACTIONS and others == sorted({*others}) and all(token in CLEAR or HASH.fullmatch(token) for token in others)
+
+
+def words_of(prompt: str) -> Iterator[str]:
+    """The ordinary words of a prompt in lower case, in order; `config.py` counts as config."""
+    text = prompt[:PROMPT_CHARS].lower()
+    for pattern, instead in PHRASES:
+        text = re.sub(pattern, instead, text)
+    for piece in text.split():
+        found = WORD.fullmatch(piece.strip("()[]{},;:.!?*`…"))
+        if found:
+            yield from found[1].split("_")
+
+
+def token_of(root: str) -> str:
+    """How a word is kept: a common one in clear, another as 12 bits of its hash, so that what it was can't be read."""
+    if root in ACTION_OF and root not in NOUN_OF:
+        return ACTION_OF[root].lower()
+    import zlib
+    checksum = zlib.crc32(root.encode("utf-8", "surrogatepass"))
+    return NOUN_OF.get(root) or "_" + "".join(chr(ord("a") + (checksum >> shift & 15)) for shift in (8, 4, 0))
+
+
+def likeness(words: str) -> Callable[[str], float]:
+    """`similarity` to one normalised prompt, prepared for being asked about many."""
+    tokens = words.split()
+    action, own, hashed = words.split(" ")[0], frozenset(tokens[1:]), frozenset(token for token in tokens if token[0] == "_")
+    weight = words.count(" ") + words.count("_")
+
+    def alike(kind: str) -> float:
+        if kind == words:
+            return 1.0
+        others = kind.split()
+        common = len(own.intersection(others)) + len(hashed.intersection(others)) if others and others[0] == action else 0
+        return common / math.sqrt(weight * (kind.count(" ") + kind.count("_"))) if common else 0.0
+    return alike
 
 
 def similarity(first: str, second: str) -> float:
-    """How much two normalised prompts share: 0 to 1 (Dice's coefficient of their words)."""
-    one, two = set(first.split()), set(second.split())
-    return 2 * len(one & two) / (len(one) + len(two)) if one and two else float(first == second)
+    """How much two normalised prompts of one action share, 0 to 1: the cosine of their words, where common ones count half.
+
+    Of different actions it is 0: to refactor a thing takes another time than to create it. (Words are counted by the blanks before
+    them, hashed ones twice by their underscores.)
+    """
+    return likeness(first)(second)
+
+
+def similar_kinds(words: str, kinds: Iterable[str]) -> Dict[str, float]:
+    """Those of the normalised prompts `kinds` that are similar to `words`, and how much: at least SIMILAR. About 1 us a kind."""
+    alike = likeness(words)
+    return {kind: value for kind, value in ((kind, alike(kind)) for kind in kinds) if value >= SIMILAR}
+
+
+class Sample(NamedTuple):
+    """What one similar record tells: the logarithm of its seconds, its weight up to 1, whether its limit cut it off."""
+    log_s: float
+    weight: float
+    cut: bool
+
+
+class Fit(NamedTuple):
+    """A log-normal distribution of seconds: mean and standard deviation of the logarithm, and the runs' weight it rests on."""
+    mean: float
+    spread: float
+    mass: float
 
 
 def estimate_timeout(prompt: str, history: Iterable[Record]) -> Estimate:
-    """A time limit in seconds for `prompt`: a high quantile of how long similar tasks took, weighted by similarity and age.
+    """A time limit in seconds for one attempt at `prompt`: the p95 of similar tasks' durations and a margin that shrinks with their number.
 
-    Runs that hit their limit count as half as long again, since they took at least that long. Age counts from the newest
-    record. Without similar tasks it is a prior by the prompt's length and verbs. Never under 60 s.
+    Records weigh by similarity, age (from the newest similar one) and the number of newer ones. Runs that hit their limit took at
+    least that long, or hung. Only the MOST_SAMPLES most relevant records count, which the newest so many of each of `similar_kinds`
+    are sure to contain. Without similar tasks it is a prior by the prompt's length and verbs. Never under 60 s.
     """
-    words = normalise(prompt)
-    records = [record for record in history if record.status in ("passed", "failed", "timeout")]
-    newest = max((record.finished_at for record in records), default=0.0)
-    samples = []
-    for record in records:
-        alike = similarity(words, normalise(record.prompt))
-        if alike >= SIMILAR:
-            seconds = record.duration * (GROWTH_ON_TIMEOUT if record.status == "timeout" else 1.0)
-            samples.append((seconds, alike ** 2 * 0.5 ** ((newest - record.finished_at) / HALF_LIFE_S)))
+    samples = weighted(relevant_records(normalise(prompt), history))
     if not samples:
-        return prior_estimate(prompt)
-    margin = 1.5 + 2.0 / len(samples) ** 0.5
-    seconds = max(float(MINIMUM_LIMIT_S), weighted_quantile(samples, QUANTILE) * margin)
+        return Estimate(round(prior_seconds(prompt), 1), "no similar task yet: by the task's size", 0)
+    finished, cut = [s for s in samples if not s.cut], [s for s in samples if s.cut]
+    seconds = limit_over(finished, cut) if finished else limit_over_cuts(cut, prior_seconds(prompt))
+    seconds = min(max(seconds, float(MINIMUM_LIMIT_S)), float(LONGEST_S))
     return Estimate(round(seconds, 1), f"p95 of {plural(len(samples), 'similar task')}", len(samples))
 
 
-def prior_estimate(prompt: str) -> Estimate:
-    words = prompt.lower().split()
-    seconds = PRIOR_S + PRIOR_PER_WORD_S * min(len(words), 1000) + (180 if set(words) & SLOW_WORDS else 0)
-    return Estimate(round(seconds, 1), "no similar task yet: by the task's size", 0)
+def relevant_records(words: str, history: Iterable[Record]) -> List[Tuple[float, float, float, bool, float]]:
+    """The most relevant similar records: (relevance, finished_at, seconds of an attempt, whether it was cut off, similarity).
+
+    Relevance is the logarithm to base 2 of the weight by similarity and age, up to a constant.
+    """
+    import heapq
+    alike, known, found = likeness(words), {}, []
+    for record in history:
+        prompt = record.prompt
+        if prompt not in known:
+            known[prompt] = alike(normalise(prompt))
+        if known[prompt] >= SIMILAR and record.status in OBSERVED:
+            at = bounded(record.finished_at, MOST_UNIX_S)
+            relevance = ALIKE_POWER * math.log2(known[prompt]) + at / HALF_LIFE_S
+            found.append((relevance, at, seconds_of(record), record.status == "timeout", known[prompt]))
+    return heapq.nlargest(MOST_SAMPLES, found)
+
+
+def seconds_of(record: Record) -> float:
+    seconds = record.duration / max(1, record.attempts) if record.longest is None else record.longest
+    return bounded(seconds, LONGEST_S)
+
+
+def bounded(value: float, most: float) -> float:
+    """Within 1 to `most`; 1 for what is no number."""
+    return min(max(1.0, value), most)
+
+
+def weighted(records: Iterable[Tuple[float, float, float, bool, float]]) -> List[Sample]:
+    """Samples with the weight that each has by similarity, age and the weight of those newer than it, newest first."""
+    ordered = sorted(((at, seconds, cut, alike) for _, at, seconds, cut, alike in records), reverse=True)
+    newest = at_before = ordered[0][0] if ordered else 0.0
+    samples, newer, passed = [], 0.0, 0.0
+    for at, seconds, cut, alike in ordered:
+        if at < at_before:
+            at_before, newer = at, passed
+        likely = alike ** ALIKE_POWER
+        passed += likely
+        samples.append(Sample(math.log(seconds), likely * 0.5 ** ((newest - at) / HALF_LIFE_S + newer / HALF_LIFE_RUNS), cut))
+    return samples
+
+
+def limit_over(finished: Sequence[Sample], cut: Sequence[Sample]) -> float:
+    """The limit in seconds that finished runs and those cut off call for; the cut ones, which may all hang, raise it MOST_GROWTH times at most."""
+    alone = fitted = fitted_to(finished)
+    for _ in range(FIT_ROUNDS if cut else 0):
+        fitted = fitted_to([*finished, *(if_slow(sample, fitted) for sample in cut)])
+    heaviest = max(sample.weight for sample in finished)
+    longest = max(sample.log_s for sample in finished if sample.weight >= heaviest / 2)
+    return max(min(high_quantile(fitted), MOST_GROWTH * high_quantile(alone)), OVER_LONGEST * math.exp(longest))
+
+
+def fitted_to(samples: Sequence[Sample]) -> Fit:
+    """Weighted mean and spread; the spread is drawn to PRIOR_SPREAD as far as there are few runs."""
+    mass = math.fsum(sample.weight for sample in samples)
+    mean = math.fsum(sample.weight * sample.log_s for sample in samples) / mass
+    squares = math.fsum(sample.weight * (sample.log_s - mean) ** 2 for sample in samples)
+    return Fit(mean, math.sqrt((PRIOR_MASS * PRIOR_SPREAD ** 2 + squares) / (PRIOR_MASS + mass)), mass)
+
+
+def if_slow(sample: Sample, fitted: Fit) -> Sample:
+    """A run that was cut off as what it was on average: with its chance of having been slow, not hung, and the time a slow one takes."""
+    limit = (sample.log_s - fitted.mean) / fitted.spread
+    beyond = math.erfc(limit / math.sqrt(2)) / 2
+    slow = beyond * (1 - HANG_SHARE) / (beyond * (1 - HANG_SHARE) + HANG_SHARE)
+    density = math.exp(-limit * limit / 2) / math.sqrt(2 * math.pi)
+    expected = density / beyond if beyond > 1e-12 else limit
+    return Sample(fitted.mean + fitted.spread * expected, sample.weight * slow, True)
+
+
+def high_quantile(fitted: Fit) -> float:
+    """The p95 of the next run, which few runs leave less certain, with its margin; seconds."""
+    runs = max(1.0, fitted.mass)
+    margin = MARGIN + MARGIN_OF_ONE / math.sqrt(runs)
+    return margin * math.exp(fitted.mean + QUANTILE_Z * fitted.spread * math.sqrt(1 + 1 / runs))
+
+
+def limit_over_cuts(cut: Sequence[Sample], prior_s: float) -> float:
+    """After nothing but limits that were hit: longer than them all, but not ever longer, since it may be a task that always hangs."""
+    limits = [math.exp(sample.log_s) for sample in cut]
+    return min(max(prior_s, GROWTH_ON_TIMEOUT * max(limits)), MOST_GROWTH * min(limits))
+
+
+def prior_seconds(prompt: str) -> float:
+    """By the action asked for, the number of words and the steps that are listed."""
+    text = prompt[:PROMPT_CHARS].lower()
+    slow = max(SLOW_ACTIONS.get(normalise(prompt).split(" ")[0], 1.0), 2.0 if SLOW_WORDS.search(text) else 1.0)
+    steps = len(re.findall(r"^\s*(?:\d+[.)]|[-*])\s", text, re.M))
+    return min(PRIOR_S * slow + PRIOR_PER_WORD_S * len(text.split()) + PRIOR_PER_STEP_S * steps, PRIOR_LONGEST_S)
 
 
 def weighted_quantile(samples: Sequence[Tuple[float, float]], share: float) -> float:
