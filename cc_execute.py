@@ -39,6 +39,7 @@ if __name__ == "__main__" and sys.path and os.path.realpath(sys.path[0] or ".") 
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import re
@@ -4104,6 +4105,7 @@ SIMILAR = 0.3                         # below, two tasks have nothing to say abo
 
 MOST_SAMPLES = 200                    # similar records that count, the most relevant; all further ones would weigh under 1 % together
 HALF_LIFE_S = 30 * 86400              # of a record's weight, by its age: projects and models change in weeks
+MOST_HALF_LIVES = 40                  # years; older ones weigh no less, so that of the old alone no weight is 0
 HALF_LIFE_RUNS = 16                   # and by newer runs of its kind, so that a change of speed is followed within a dozen
 ALIKE_POWER = 3                       # weight by similarity: half alike counts an eighth
 QUANTILE_Z = 1.645                    # p95 in standard deviations
@@ -4113,16 +4115,18 @@ MARGIN, MARGIN_OF_ONE = 1.25, 0.5     # over the p95: one run in twenty is too m
 OVER_LONGEST = 1.1                    # no limit is below the longest recent finished run and a tenth
 HANG_SHARE = 0.05                     # of runs that never end; the others that hit a limit were slow
 FIT_ROUNDS = 4                        # until slow runs and fit agree to a few per cent
+BURST_MASS = 1.5                      # runs cut off in a row: two such are one in 400 while nothing but hangs is amiss
 MOST_GROWTH = 4                       # limits that were hit raise an estimate at most so many times
 OBSERVED = {"passed", "failed", "timeout"}  # an error, a cancelled or a skipped one says nothing of a task's time
 MOST_UNIX_S = 1e11                    # the year 5138; a later time is an error
+HITS_BELIEVED = 20                    # after so many limits hit and no run finished, longer ones are no use
 LONGEST_S = 7 * 86400                 # of a run or an estimate; beyond, a record is an error of the clock
 PRIOR_S = 240                         # a small task of which nothing is known
 PRIOR_PER_WORD_S = 1.5
 PRIOR_PER_STEP_S = 60                 # for a line of a list, each a step or a demand
 PRIOR_LONGEST_S = 3600
-SLOW_ACTIONS = {"CHANGE": 3.0, "INSTALL": 3.0, "FIX": 2.0, "TEST": 2.0, "UPDATE": 1.5}  # times PRIOR_S: what reads before it writes
-SLOW_WORDS = re.compile(r"\b(?:implement|build|develop|integrat\w*|app|application|website|system|backend|frontend|end-to-end)\b")
+SLOW_ACTIONS = {"CHANGE": 4, "INSTALL": 4, "FIX": 2, "TEST": 2, "UPDATE": 2, "EXPLAIN": 2}  # times PRIOR_S: they read or wait first
+SLOW_WORDS = re.compile(r"\b(?:implement|build|develop|integrat\w*|app|application|website|system|backend|frontend|end-to-end)\b(?!\.\w)")
 
 
 def stem(word: str) -> str:
@@ -4238,8 +4242,8 @@ def estimate_timeout(prompt: str, history: Iterable[Record]) -> Estimate:
     samples = weighted(relevant_records(normalise(prompt), history))
     if not samples:
         return Estimate(round(prior_seconds(prompt), 1), "no similar task yet: by the task's size", 0)
-    finished, cut = [s for s in samples if not s.cut], [s for s in samples if s.cut]
-    seconds = limit_over(finished, cut) if finished else limit_over_cuts(cut, prior_seconds(prompt))
+    only_cut = all(sample.cut for sample in samples)
+    seconds = limit_over_cuts(samples, prior_seconds(prompt)) if only_cut else limit_over(samples)
     seconds = min(max(seconds, float(MINIMUM_LIMIT_S)), float(LONGEST_S))
     return Estimate(round(seconds, 1), f"p95 of {plural(len(samples), 'similar task')}", len(samples))
 
@@ -4273,27 +4277,39 @@ def bounded(value: float, most: float) -> float:
 
 
 def weighted(records: Iterable[Tuple[float, float, float, bool, float]]) -> List[Sample]:
-    """Samples with the weight that each has by similarity, age and the weight of those newer than it, newest first."""
-    ordered = sorted(((at, seconds, cut, alike) for _, at, seconds, cut, alike in records), reverse=True)
+    """Samples with the weight that each has by similarity, age and the finished ones newer than it; newest first."""
+    ordered = sorted(((at, not cut, seconds, alike) for _, at, seconds, cut, alike in records), reverse=True)
     newest = at_before = ordered[0][0] if ordered else 0.0
     samples, newer, passed = [], 0.0, 0.0
-    for at, seconds, cut, alike in ordered:
+    for at, finished, seconds, alike in ordered:
         if at < at_before:
             at_before, newer = at, passed
         likely = alike ** ALIKE_POWER
-        passed += likely
-        samples.append(Sample(math.log(seconds), likely * 0.5 ** ((newest - at) / HALF_LIFE_S + newer / HALF_LIFE_RUNS), cut))
+        passed += likely if finished else 0.0
+        half_lives = min((newest - at) / HALF_LIFE_S, MOST_HALF_LIVES) + newer / HALF_LIFE_RUNS
+        samples.append(Sample(math.log(seconds), likely * 0.5 ** half_lives, not finished))
     return samples
 
 
-def limit_over(finished: Sequence[Sample], cut: Sequence[Sample]) -> float:
-    """The limit in seconds that finished runs and those cut off call for; the cut ones, which may all hang, raise it MOST_GROWTH times at most."""
+def limit_over(samples: Sequence[Sample]) -> float:
+    """The limit in seconds for tasks of which some finished; those cut off, which may all hang, raise it MOST_GROWTH times at most."""
+    finished = [sample for sample in samples if not sample.cut]
+    cut = [sample for sample in samples if sample.cut]
     alone = fitted = fitted_to(finished)
     for _ in range(FIT_ROUNDS if cut else 0):
         fitted = fitted_to([*finished, *(if_slow(sample, fitted) for sample in cut)])
+    raised = min(max(high_quantile(fitted), limit_over_burst(samples)), MOST_GROWTH * high_quantile(alone))
     heaviest = max(sample.weight for sample in finished)
     longest = max(sample.log_s for sample in finished if sample.weight >= heaviest / 2)
-    return max(min(high_quantile(fitted), MOST_GROWTH * high_quantile(alone)), OVER_LONGEST * math.exp(longest))
+    return max(raised, OVER_LONGEST * math.exp(longest))
+
+
+def limit_over_burst(samples: Sequence[Sample]) -> float:
+    """Longer than the limits hit since the last finished run, if they are several: hangs are rare, so everything has become slower."""
+    burst = list(itertools.takewhile(lambda sample: sample.cut, samples))
+    if math.fsum(sample.weight for sample in burst) < BURST_MASS:
+        return 0.0
+    return GROWTH_ON_TIMEOUT * math.exp(max(sample.log_s for sample in burst))
 
 
 def fitted_to(samples: Sequence[Sample]) -> Fit:
@@ -4322,16 +4338,20 @@ def high_quantile(fitted: Fit) -> float:
 
 
 def limit_over_cuts(cut: Sequence[Sample], prior_s: float) -> float:
-    """After nothing but limits that were hit: longer than them all, but not ever longer, since it may be a task that always hangs."""
+    """After nothing but limits that were hit: longer than they, but soon no longer, since it may be a task that always hangs.
+
+    Too short a limit, hit, says no more than that it was too short; so the prior is a bound too.
+    """
     limits = [math.exp(sample.log_s) for sample in cut]
-    return min(max(prior_s, GROWTH_ON_TIMEOUT * max(limits)), MOST_GROWTH * min(limits))
+    growth = GROWTH_ON_TIMEOUT if len(cut) < HITS_BELIEVED else 1.0
+    return min(max(prior_s, growth * max(limits)), max(prior_s, MOST_GROWTH * min(limits)))
 
 
 def prior_seconds(prompt: str) -> float:
     """By the action asked for, the number of words and the steps that are listed."""
     text = prompt[:PROMPT_CHARS].lower()
-    slow = max(SLOW_ACTIONS.get(normalise(prompt).split(" ")[0], 1.0), 2.0 if SLOW_WORDS.search(text) else 1.0)
-    steps = len(re.findall(r"^\s*(?:\d+[.)]|[-*])\s", text, re.M))
+    slow = max(SLOW_ACTIONS.get(normalise(prompt).split(" ")[0], 1), 2 if SLOW_WORDS.search(text) else 1)
+    steps = len(re.findall(r"^[ \t]*(?:\d+[.)]|[-*])\s", text, re.M))
     return min(PRIOR_S * slow + PRIOR_PER_WORD_S * len(text.split()) + PRIOR_PER_STEP_S * steps, PRIOR_LONGEST_S)
 
 
