@@ -4112,6 +4112,7 @@ QUANTILE_Z = 1.645                    # p95 in standard deviations
 PRIOR_SPREAD = 0.5                    # standard deviation of the logarithm of durations; of agents' runs 0.3 to 0.7 is usual
 PRIOR_MASS = 4                        # runs that this prior is worth
 MARGIN, MARGIN_OF_ONE = 1.25, 0.5     # over the p95: one run in twenty is too many to cut off; and more after few runs
+VAGUE_MASS = 0.5                      # a few that are hardly alike, less than half a run of its own kind, don't bring it below the prior
 OVER_LONGEST = 1.1                    # no limit is below the longest recent finished run and a tenth
 HANG_SHARE = 0.05                     # of runs that never end; the others that hit a limit were slow
 FIT_ROUNDS = 4                        # until slow runs and fit agree to a few per cent
@@ -4239,12 +4240,12 @@ def estimate_timeout(prompt: str, history: Iterable[Record]) -> Estimate:
     least that long, or hung. Only the MOST_SAMPLES most relevant records count, which the newest so many of each of `similar_kinds`
     are sure to contain. Without similar tasks it is a prior by the prompt's length and verbs. Never under 60 s.
     """
-    samples = weighted(relevant_records(normalise(prompt), history))
+    samples, prior_s = weighted(relevant_records(normalise(prompt), history)), prior_seconds(prompt)
     if not samples:
-        return Estimate(round(prior_seconds(prompt), 1), "no similar task yet: by the task's size", 0)
-    only_cut = all(sample.cut for sample in samples)
-    seconds = limit_over_cuts(samples, prior_seconds(prompt)) if only_cut else limit_over(samples)
-    seconds = min(max(seconds, float(MINIMUM_LIMIT_S)), float(LONGEST_S))
+        return Estimate(round(prior_s, 1), "no similar task yet: by the task's size", 0)
+    seconds = limit_over_cuts(samples, prior_s) if all(sample.cut for sample in samples) else limit_over(samples)
+    vague = math.fsum(sample.weight for sample in samples) < VAGUE_MASS
+    seconds = min(max(seconds, prior_s if vague else MINIMUM_LIMIT_S), float(LONGEST_S))
     return Estimate(round(seconds, 1), f"p95 of {plural(len(samples), 'similar task')}", len(samples))
 
 
