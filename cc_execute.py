@@ -4087,45 +4087,49 @@ COMMON_WORDS = set(                   # say nothing about a task
     "nor but if then else so than too also only just all any each every both some such other another same as into onto over under up out "
     "about after before between through using use used via per there here new complete full entire whole content contents following "
     "like need needs want let get set named called name one two three first second next".split())
-DETERMINERS = set("the a an this that these those its my your our their all each every any some no of for in with".split())
+BEFORE_NOUNS = set("the a an this that these those its my your our their all each every any some no of for in with on at by from".split())
 PHRASES = (                           # read before the words: (pattern, what stands there instead)
+    # quoted texts, and code that is not just a file's name
     (r"[\"\u201c\u00ab][^\"\u201d\u00bb\n]{0,500}[\"\u201d\u00bb]|(?<!\w)['\u2018][^'\u2019\n]{0,500}['\u2019](?!\w)", " "),
     (r"`(?![\w-]+\.[a-z]{1,4}`)[^`\n]{0,500}`", " "),
+    # a secret that is named as one, to the end of its sentence; "a passphrase" is what a task is about
     (r"(?:(?<!\ba )\b(?:passphrase|passcode|passwd|mnemonic|credentials?)\b|\b(?:password|secret|token|key|pin)s?\s*(?:is|are|was|:|=))"
      r"[^\n;!?]*?(?=[.;!?](?:\s|$)|\n|$)", " "),
+    # the question form of a task, and verbs of two words
     (r"\bwhat(?:['\u2019]s|\s+(?:is|are|would|should))\b", " create "),
     (r"\bshow\s+(?:me\s+)?(?:the\s+|its\s+)?(?:complete|full|entire|whole)\b[^.?!\n]{0,60}", " "),
     (r"\bset(?:ting)?\s+up\b", " install "),
     (r"\buse\s+your\s[^:\n]{0,80}\bto\s+execute\b[^:\n]{0,40}:?", " "),
 )
 WORD = re.compile(r"([^\W\d_]{2,20}|[a-z]+(?:_[a-z]+)+(?=\.))(?:['\u2019]s|\.[a-z]{1,5})?")
-PROMPT_CHARS = 20_000                 # of a prompt so much is read, and so many words are kept of it: its beginning says
-WORDS_KEPT = 60                       # what it is about, and of more words any two tasks would share some
-SIMILAR = 0.3                         # below, two tasks have nothing to say about each other; long unrelated ones reach 0.2
+PROMPT_CHARS = 20_000                 # of a prompt so much is read: its beginning says what it is about
+WORDS_KEPT = 60                       # and so many are kept: of more, any two tasks would share some, by chance of their hashes too
+SIMILAR = 0.3                         # below, two tasks have nothing to say about each other; of unrelated pages of prose 96 % stay below
 
-MOST_SAMPLES = 200                    # similar records that count, the most relevant; all further ones would weigh under 1 % together
+MOST_SAMPLES = 200                    # similar records that count, the most relevant; after 200 newer ones weights are under a thousandth
 HALF_LIFE_S = 30 * 86400              # of a record's weight, by its age: projects and models change in weeks
-MOST_HALF_LIVES = 40                  # years; older ones weigh no less, so that of the old alone no weight is 0
+MOST_HALF_LIVES = 40                  # more than three years; older ones weigh no less, so that no weight is 0
 HALF_LIFE_RUNS = 16                   # and by newer runs of its kind, so that a change of speed is followed within a dozen
 ALIKE_POWER = 3                       # weight by similarity: half alike counts an eighth
 QUANTILE_Z = 1.645                    # p95 in standard deviations
-PRIOR_SPREAD = 0.5                    # standard deviation of the logarithm of durations; of agents' runs 0.3 to 0.7 is usual
+PRIOR_SPREAD = 0.5                    # standard deviation of the logarithm of durations, a guess until runs tell: the p95 is 2.3 times the median
 PRIOR_MASS = 4                        # runs that this prior is worth
 MARGIN, MARGIN_OF_ONE = 1.25, 0.5     # over the p95: one run in twenty is too many to cut off; and more after few runs
-VAGUE_MASS = 0.5                      # a few that are hardly alike, less than half a run of its own kind, don't bring it below the prior
 OVER_LONGEST = 1.1                    # no limit is below the longest recent finished run and a tenth
+VAGUE_MASS = 0.5                      # a few that are hardly alike, less than half a run of its own kind, don't bring it below the prior
 HANG_SHARE = 0.05                     # of runs that never end; the others that hit a limit were slow
 FIT_ROUNDS = 4                        # until slow runs and fit agree to a few per cent
 BURST_MASS = 1.5                      # runs cut off in a row: two such are one in 400 while nothing but hangs is amiss
 MOST_GROWTH = 4                       # limits that were hit raise an estimate at most so many times
+HITS_BELIEVED = 20                    # after so many limits hit and no run finished, longer ones are no use
 OBSERVED = {"passed", "failed", "timeout"}  # an error, a cancelled or a skipped one says nothing of a task's time
 MOST_UNIX_S = 1e11                    # the year 5138; a later time is an error
-HITS_BELIEVED = 20                    # after so many limits hit and no run finished, longer ones are no use
 LONGEST_S = 7 * 86400                 # of a run or an estimate; beyond, a record is an error of the clock
+
 PRIOR_S = 240                         # a small task of which nothing is known
-PRIOR_PER_WORD_S = 1.5
+PRIOR_PER_WORD_S = 1.5                # a page of 400 words asks for ten minutes' work
 PRIOR_PER_STEP_S = 60                 # for a line of a list, each a step or a demand
-PRIOR_LONGEST_S = 3600
+PRIOR_LONGEST_S = 3600                # more is a guess nobody should wait for
 SLOW_ACTIONS = {"CHANGE": 4, "INSTALL": 4, "FIX": 2, "TEST": 2, "UPDATE": 2, "EXPLAIN": 2}  # times PRIOR_S: they read or wait first
 SLOW_WORDS = re.compile(r"\b(?:implement|build|develop|integrat\w*|app|application|website|system|backend|frontend|end-to-end)\b(?!\.\w)")
 
@@ -4147,7 +4151,8 @@ def normalise(prompt: str) -> str:
     """What the history keeps of a prompt: its action, its common words, and hashes of the others; sorted, each once.
 
     The action, in capitals and so the first, is the first verb that asks for something. Values, quoted texts, paths, names with
-    digits and long strings stay out. A hash has 12 bits: it can't be read, and many words share it. A normalised prompt stays as it is.
+    digits and long strings stay out. A hash can't be read, but who guesses a word can try it: of 4,096 wrong guesses one fits too.
+    A normalised prompt stays as it is.
     """
     if is_normalised(prompt):
         return prompt
@@ -4155,7 +4160,7 @@ def normalise(prompt: str) -> str:
     kept: Dict[str, None] = {}        # a set in order
     for word in words_of(prompt):
         root = stem(word)
-        if root in ACTION_OF and not action and before not in DETERMINERS:
+        if root in ACTION_OF and not action and before not in BEFORE_NOUNS:
             action = ACTION_OF[root]
         elif word not in COMMON_WORDS and len(kept) < WORDS_KEPT:
             kept[token_of(root)] = None
@@ -4237,16 +4242,16 @@ def estimate_timeout(prompt: str, history: Iterable[Record]) -> Estimate:
     """A time limit in seconds for one attempt at `prompt`: the p95 of similar tasks' durations and a margin that shrinks with their number.
 
     Records weigh by similarity, age (from the newest similar one) and the number of newer ones. Runs that hit their limit took at
-    least that long, or hung. Only the MOST_SAMPLES most relevant records count, which the newest so many of each of `similar_kinds`
-    are sure to contain. Without similar tasks it is a prior by the prompt's length and verbs. Never under 60 s.
+    least that long, or hung. Only the MOST_SAMPLES most relevant records count, which the newest so many (of status in OBSERVED) of
+    each of `similar_kinds` are sure to contain. Without similar tasks it is a prior by the prompt's length and verbs. Never under 60 s.
     """
     samples, prior_s = weighted(relevant_records(normalise(prompt), history)), prior_seconds(prompt)
     if not samples:
         return Estimate(round(prior_s, 1), "no similar task yet: by the task's size", 0)
     seconds = limit_over_cuts(samples, prior_s) if all(sample.cut for sample in samples) else limit_over(samples)
     vague = math.fsum(sample.weight for sample in samples) < VAGUE_MASS
-    seconds = min(max(seconds, prior_s if vague else MINIMUM_LIMIT_S), float(LONGEST_S))
-    return Estimate(round(seconds, 1), f"p95 of {plural(len(samples), 'similar task')}", len(samples))
+    seconds = min(max(seconds, prior_s if vague else MINIMUM_LIMIT_S), LONGEST_S)
+    return Estimate(round(float(seconds), 1), f"p95 of {plural(len(samples), 'similar task')}", len(samples))
 
 
 def relevant_records(words: str, history: Iterable[Record]) -> List[Tuple[float, float, float, bool, float]]:
@@ -4353,7 +4358,7 @@ def prior_seconds(prompt: str) -> float:
     text = prompt[:PROMPT_CHARS].lower()
     slow = max(SLOW_ACTIONS.get(normalise(prompt).split(" ")[0], 1), 2 if SLOW_WORDS.search(text) else 1)
     steps = len(re.findall(r"^[ \t]*(?:\d+[.)]|[-*])\s", text, re.M))
-    return min(PRIOR_S * slow + PRIOR_PER_WORD_S * len(text.split()) + PRIOR_PER_STEP_S * steps, PRIOR_LONGEST_S)
+    return min(PRIOR_S * slow + PRIOR_PER_WORD_S * len(text.split()) + PRIOR_PER_STEP_S * steps, float(PRIOR_LONGEST_S))
 
 
 def weighted_quantile(samples: Sequence[Tuple[float, float]], share: float) -> float:

@@ -28,6 +28,7 @@ HOUR_S = 3600.0
 GAP_S = 1.5 * HOUR_S                  # between two runs on average: a thousand take two months
 FLOORLESS_S = 30.0
 FIXED_S = 600.0
+LETTERS = str.maketrans("0123456789", "ghijklmnop")  # words with digits aren't kept
 PEER_LAST, PEER_SHARE, PEER_LEAST_S = 10, 0.9, 300.0
 
 
@@ -178,7 +179,6 @@ def print_costs() -> None:
         print(f"an estimate from 10,000 records, {len({r.prompt for r in history}):>5} prompts: {first:6.1f} ms, again {again:6.1f} ms")
 
 
-LETTERS = str.maketrans("0123456789", "ghijklmnop")
 
 if __name__ == "__main__":
     print_lives()
