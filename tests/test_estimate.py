@@ -180,6 +180,11 @@ def test_of_a_long_prompt_the_beginning_is_kept():
     assert len(normalise(" ".join("abcdefghijklmnop"[n % 16] * 3 + "abcdefghijklmnop"[n // 16 % 16] * 3 + "x" for n in range(256)))) < 500
 
 
+def test_of_a_thousand_words_few_share_a_hash():
+    words = ["".join(random.Random(seed).choices("bcdfgklmnprt", k=7)) for seed in range(1000)]
+    assert 800 < len({normalise(word) for word in words}) < 1000  # 12 bits: 880 are to be expected
+
+
 # Which prompts are alike
 
 ALIKE = [
@@ -269,6 +274,10 @@ def test_bigger_work_has_a_longer_prior(small, big):
     assert 60 <= limit([], small) <= 300 and 1.5 * limit([], small) <= limit([], big) <= 3600
 
 
+def test_a_prior_has_an_end():
+    assert limit([], "Refactor everything: " + "do more\n- " * 5000) == 3600
+
+
 def test_a_limit_is_for_one_attempt():
     once = records(PARSER, 100, 110, 120)
     three_times = [record._replace(duration=3 * record.duration, attempts=3) for record in once]
@@ -355,6 +364,12 @@ def test_nor_when_it_worked_once():
 def test_a_hang_now_and_then_hardly_raises_the_limit():
     before = records(PARSER, *STEADY * 3, apart=60)
     assert limit(before) <= limit(before + records(PARSER, limit(before), status="timeout", at=1e4)) < 1.2 * limit(before)
+
+
+def test_limits_hit_that_no_slow_run_would_reach_were_hangs():
+    before = records(PARSER, *STEADY * 3, apart=60)
+    hangs = [hang for at in range(5) for hang in records(PARSER, 3600, status="timeout", at=500.0 + 150 * at)]
+    assert limit(before + hangs) < 1.1 * limit(before)
 
 
 @pytest.mark.parametrize("slower, cut_at_most", [(1.6, 0), (2, 0), (3, 2), (5, 4), (10, 7)])
