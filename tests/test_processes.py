@@ -689,8 +689,9 @@ def test_what_is_no_longer_kept_is_32004(bridge, client):
     with pytest.raises(RpcFailure) as failure:
         client.call("attach", process_id=run.started["process_id"])
     assert failure.value.code == -32004
-    kept = continue_with(client, run.started, after=len(run.outputs) - 100)
-    assert kept.outputs == run.outputs[-100:] and len(kept.text()) > 1_000_000
+    last = next(count for count in range(1, len(run.outputs)) if sum(len(output["data"]) for output in run.outputs[-count:]) > 1_000_000)
+    kept = continue_with(client, run.started, after=len(run.outputs) - last)
+    assert kept.outputs == run.outputs[-last:] and len(kept.text()) > 1_000_000
 
 
 def test_without_a_client_a_process_is_held_when_8_mib_wait_and_goes_on_when_one_comes():
