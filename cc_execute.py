@@ -23,7 +23,7 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
               NO_COLOR          no colours on the terminal
 
 Sections, each using only what stands above it:
-    Policy · Errors · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
+    Policy · Errors · Data · Secrets · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
     History · Bridge · Running · Documents · Terminal · Module · Command line
 
 Known gaps, on purpose: the history has one backend, SQLite; criteria outside the table of kinds are matched by their
@@ -374,6 +374,79 @@ def write_private(path: str, text: str) -> None:
     with open(part, "w", encoding="utf-8", errors="surrogateescape", opener=private_opener) as file:
         file.write(text)
     os.replace(part, path)
+
+
+# ---- Secrets: text -> the same without what looks like a key or a token. All that is kept and shown goes through here. ----
+
+MASK = "***"
+SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)S?$", re.I)
+SHORTEST_SECRET_CHARS = 8             # a shorter value of such a variable is a switch or a name, and masking it would garble everything
+
+
+class SecretForm(NamedTuple):
+    """One look of a secret. Only a text that holds one of the signs is searched for the pattern, which costs fifty times as much; of
+    what the pattern finds, its first group stays, to tell what was there."""
+    signs: Tuple[str, ...]
+    pattern: str
+
+
+IS = r"""(?:\\*["'])?\s*[:=]\s*(?:\\*["'])?"""   # between a name and its value, in a header, in JSON, and in JSON within JSON
+START = r"(?:(?<![\w-])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4}))"   # of a word, also behind an escape of JSON's, which ends in a letter
+VALUE = r"""[^\s"'\\,;]"""
+PEM = r"(?:[\w+/=\s:,.→()-]|\\+[nrt])"   # also as JSON has it, and with line numbers
+SECRET_FORMS = (
+    SecretForm(("sk-",), rf"{START}(sk-(?:ant-|proj-|svcacct-|admin-)?)(?:(?<=ant-)[\w-]{{8,}}|[\w-]{{20,}})"),         # Anthropic, OpenAI
+    SecretForm(("AKIA", "ASIA", "ABIA", "ACCA"), r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),          # AWS
+    SecretForm(("ecret", "ECRET"), rf"(?i:(aws_?secret_?(?:access_?)?key{IS}))[A-Za-z0-9/+=]{{30,}}"),
+    SecretForm(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,}"),              # GitHub
+    SecretForm(("glpat-", "gldt-", "glrt-", "glptt-", "glcbt-"), r"(gl(?:pat|dt|rt|ptt|cbt)-)[\w.-]{20,}"),               # GitLab
+    SecretForm(("xox", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,}"),                                          # Slack
+    SecretForm(("hooks.slack.com",), r"(hooks\.slack\.com/(?:services|workflows)/)[\w/-]{10,}"),
+    SecretForm(("AIza", "ya29."), r"(AIza(?=[\w-]{35})|ya29\.)[\w-]{20,}"),                                               # Google
+    SecretForm(("k_live_", "k_test_", "whsec_"), r"((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{10,}"),                   # Stripe
+    SecretForm(("npm_", "hf_", "pypi-"), rf"{START}(npm_|hf_|pypi-)(?:(?<=pypi-)[\w-]{{50,}}|[A-Za-z0-9]{{30,}})"),
+    SecretForm(("SG.",), rf"{START}(SG\.)[\w-]{{16,}}\.[\w-]{{16,}}"),                                                     # SendGrid
+    SecretForm(("eyJ",), rf"{START}(eyJ)[\w-]{{8,}}\.eyJ[\w-]{{8,}}(?:\.[\w-]*)?"),                                         # RFC 7519
+    SecretForm(("PRIVATE KEY",), rf"(-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----)(?:{PEM}*?-----END [A-Z ]+-----|{PEM}+)"),   # RFC 7468
+    SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS}(?:bearer|basic|token|digest|apikey)\s+))(?!\*){VALUE}{{3,}}"),
+    SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS})){VALUE}{{16,}}"),
+    SecretForm(("api-key", "Api-Key", "API-KEY"), rf"(?i:(x-(?:goog-)?api-key{IS})){VALUE}{{8,}}"),
+    SecretForm(("earer ", "EARER "), rf"(?i:({START}bearer\s+))(?=[\w.~+/=-]*\d)[\w.~+/=-]{{16,}}"),                        # RFC 6750
+    SecretForm(("://",), r"""(\w://[^\s:/@"'\\]*:)[^\s@/"'\\]+(?=@)"""),                                                  # RFC 3986: userinfo
+    SecretForm(("token=",), r"""([?&](?:\w+_)?token=)[^\s&#"'\\]+"""),
+)
+
+
+def own_secrets(environment: Mapping[str, str]) -> List[str]:
+    """The values of the environment's own keys, tokens and secrets, longest first, also as JSON has them. The path of a key's file is none."""
+    values = [value.strip() for name, value in environment.items() if SECRET_VARIABLE.search(name)]
+    secret = {value for value in values if len(value) >= SHORTEST_SECRET_CHARS and not os.path.exists(value)}
+    escaped = {json.dumps(value, ensure_ascii=ascii_only)[1:-1] for value in secret for ascii_only in (True, False)}
+    return sorted(secret | escaped, key=len, reverse=True)
+
+
+def make_mask(environment: Mapping[str, str]) -> Callable[[str], str]:
+    """The function that takes secrets out of a text: those of this environment, and what looks like one."""
+    values = own_secrets(environment)
+    forms = [(form.signs, re.compile(form.pattern)) for form in SECRET_FORMS]
+
+    def mask(text: str) -> str:
+        for value in values:
+            text = text.replace(value, MASK) if value in text else text
+        for signs, pattern in forms:
+            if any(sign in text for sign in signs):
+                text = pattern.sub(rf"\1{MASK}", text)
+        return text
+    return mask
+
+
+def masked(value: Any, mask: Callable[[str], str]) -> Any:
+    """Plain data with the secrets taken out of all its texts."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {name: masked(item, mask) for name, item in value.items()}
+    return [masked(item, mask) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 # ---- Spec: text -> Spec, or SpecError. Pure. ----
