@@ -9,7 +9,7 @@
                   ▲                                                                  ▼
                   └───────── Retries: a prompt refined by what failed ◄──── Criteria + evidence
                                                                                      ▼
-                                                                 History · JSON · terminal
+                                              the run's folder · History · JSON · terminal
 
 Run it:       python cc_execute.py spec.txt            (--help shows all options)
               python cc_execute.py --dry-run spec.txt  (what would be done; runs nothing)
@@ -24,10 +24,10 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
 
 Sections, each using only what stands above it:
     Policy · Errors · Data · Secrets · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
-    History · Bridge · Running · Documents · Terminal · Module · Command line
+    History · Metrics · Bridge · Runs · Running · Documents · Terminal · Module · Command line
 
-Known gaps, on purpose: the history has one backend, SQLite; criteria outside the table of kinds are matched by their
-words and never count as proved.
+Known gaps, on purpose: criteria outside the table of kinds are matched by their words and never count as proved; a secret
+that looks like none, and is no value of the environment's, is not masked.
 """
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ BASELINE_S = 1.0
 HASH_LIMIT_BYTES = 1024 * 1024        # larger files are compared by size and times
 SEARCH_LIMIT_BYTES = 16 * 1024 * 1024  # of one file when it is searched for a text
 UNSEEN_FOLDERS = {".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".tox"}
+KEPT_RUNS = 20                        # of each spec; older ones are removed
 BRIDGE_IDLE_S = 30                    # a bridge that was started here ends so long after its last client and process
 BRIDGE_START_S = 15                   # a bridge that has not said where it listens by then did not start
 POLL_S = 0.2                          # how often signals, clocks and the live line are looked at
@@ -257,7 +258,8 @@ class Evidence(NamedTuple):
     changes: Changes = Changes()
     calls: Tuple[ToolCall, ...] = ()
     text: str = ""
-    run: Optional[Callable[[str], CommandResult]] = None   # None: commands cannot be run here
+    run: Optional[Callable[[str], CommandResult]] = None   # None: commands are not run here
+    why_not_run: str = "commands are run only after an agent that did its part"
 
 
 class Verdict(NamedTuple):
@@ -291,6 +293,8 @@ class Attempt(NamedTuple):
     unfinished: Tuple[str, ...] = ()  # background work that ran at its end
     free: bool = False                # it cannot have cost anything, whatever is known of its cost
     given_up: str = ""                # why the judge is not asked again
+    orphaned: bool = False            # cc_execute was ended while it ran, and so was it
+    earlier: bool = False             # it was made before the run was gone on with
 
     def ended_by(self, *kinds: str) -> bool:
         """Whether an error of one of these kinds ended it."""
@@ -317,6 +321,30 @@ class TaskResult(NamedTuple):
         return weakest(v.confidence for v in verdicts if v.met)
 
 
+class Options(NamedTuple):
+    """The command line's options, with the same meaning for `run_spec`; seconds and USD."""
+    tasks: Tuple[int, ...] = ()       # --task; empty: all
+    keep_going: bool = False
+    timeout: Optional[float] = None
+    retries: Optional[int] = None
+    model: Optional[str] = None
+    max_turns: Optional[int] = None
+    budget: Optional[float] = None    # USD for the whole spec
+    max_wait: float = MAX_WAIT_S
+    cwd: str = "."
+    permissions: str = "skip"
+    question: bool = False            # the prompt's instruction as a question
+    judge: bool = False               # criteria that are not proved are put to a fresh Claude
+    strict: bool = False
+    bridge: Optional[str] = None
+    store: Optional[str] = None
+    claude: Optional[str] = None
+    output: Optional[str] = None
+    keep: int = KEPT_RUNS             # folders of a spec's runs
+    resume: bool = False              # go on with the spec's last run
+    resume_from: Optional[str] = None   # or with the run in this folder
+
+
 class Estimate(NamedTuple):
     seconds: float
     basis: str
@@ -336,6 +364,8 @@ class Record(NamedTuple):
     cost_usd: Optional[float] = None
     attempts: int = 1
     longest: Optional[float] = None   # seconds of its longest attempt that no limit cut; of one that ran into its limit, the last attempt's
+    run: str = ""                     # the id of the run that it was part of
+    id: str = ""                      # a second record of the same id takes the first one's place
 
 
 CONFIDENCES = ("weak", "judged", "proved")
@@ -363,16 +393,24 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{ending}"
 
 
+def iso_time(seconds: float) -> str:
+    """ISO 8601 in UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
 def private_opener(path: str, flags: int) -> int:
     """For open(): a file that is made is readable by this user only."""
     return os.open(path, flags, 0o600)
 
 
-def write_private(path: str, text: str) -> None:
-    """Write a file whole or not at all, readable by this user only."""
+def write_private(path: str, text: str, durable: bool = False) -> None:
+    """Write a file whole or not at all, readable by this user only; `durable`: also if the machine stops right afterwards."""
     part = f"{path}.{os.getpid()}.part"
     with open(part, "w", encoding="utf-8", errors="surrogateescape", opener=private_opener) as file:
         file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(part, path)
 
 
@@ -396,7 +434,8 @@ VALUE = r"""[^\s"'\\,;]"""
 PEM = r"(?:[\w+/=\s:,.→()-]|\\+[nrt])"   # also as JSON has it, and with line numbers
 SECRET_FORMS = (
     SecretForm(("sk-",), rf"{START}(sk-(?:ant-|proj-|svcacct-|admin-)?)(?:(?<=ant-)[\w-]{{8,}}|[\w-]{{20,}})"),         # Anthropic, OpenAI
-    SecretForm(("AKIA", "ASIA", "ABIA", "ACCA"), r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),          # AWS
+    SecretForm(("AKIA", "ASIA", "ABIA", "ACCA"),                                                                         # AWS
+               r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
     SecretForm(("ecret", "ECRET"), rf"(?i:(aws_?secret_?(?:access_?)?key{IS}))[A-Za-z0-9/+=]{{30,}}"),
     SecretForm(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,}"),              # GitHub
     SecretForm(("glpat-", "gldt-", "glrt-", "glptt-", "glcbt-"), r"(gl(?:pat|dt|rt|ptt|cbt)-)[\w.-]{20,}"),               # GitLab
@@ -1724,6 +1763,18 @@ class Stream:
         return said if isinstance(said, str) and said else (self.texts[-1] if self.texts else "")
 
 
+def session_calls(session: Sequence[Stream]) -> Tuple[ToolCall, ...]:
+    """The tool calls of all parts of a session; how a call ended whose result never came is not known."""
+    calls = (call for stream in session for call in stream.calls.values())
+    return tuple(call if call.finished else call._replace(finished=True, failed=None, background="cut") for call in calls)
+
+
+def session_text(session: Sequence[Stream]) -> str:
+    """Claude's last text, behind the last of each earlier part of the session, without the errors that ended those."""
+    *earlier, last = session
+    return "\n\n".join([*(text for stream in earlier for text in stream.texts[-1:]), last.text])
+
+
 def finite(text: str) -> Optional[float]:
     number = float(text)
     return number if abs(number) < float("inf") else None
@@ -1895,11 +1946,15 @@ def make_error(kind: str, message: str, retry_after: Optional[float] = None) -> 
     return AgentError(kind, f"{text} {NEXT_STEPS[kind]}" if kind in NEXT_STEPS else text, HINTS.get(kind), retry_after)
 
 
+def is_clean(result: Optional[Mapping[str, Any]]) -> bool:
+    return result is not None and result.get("is_error") is False and result.get("subtype") == "success"
+
+
 def classify_ending(stream: Stream, ended: Ended, stderr: str, now: float) -> Optional[AgentError]:
     """Why the agent has not done its part, or None if it has: a result was seen, with is_error false and subtype success. `now` is a
     Unix time, from which `retry_after` counts."""
     result = stream.result
-    clean = result is not None and result.get("is_error") is False and result.get("subtype") == "success"
+    clean = is_clean(result)
     died = clean and not stream.is_over and ended.exit_code != 0   # in a further turn
     if ended.cause == "user":
         return make_error("cancelled", "It was cancelled")
@@ -3814,12 +3869,12 @@ def is_no_command(words: str, ending: str) -> bool:
     return not known and bool(FILE_VERBS.match(ending)) and named
 
 
-COMMANDS_LATER = "not run: commands are run only after an agent that did its part"
+NEVER_RAN = "not run: "               # so the evidence begins where a command was not run
 
 
 def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
     if evidence.run is None:
-        return Verdict(criterion, False, "weak", COMMANDS_LATER)
+        return Verdict(criterion, False, "weak", NEVER_RAN + evidence.why_not_run)
     result = evidence.run(criterion.command)
     verdict = judge_command_result(criterion, result)
     finding = f"{result.ending}, and its output ended: {telling_end(result.output) or 'it printed nothing'}"
@@ -4014,6 +4069,7 @@ class Next(NamedTuple):
     resume: Optional[str] = None
     wait: float = 0.0                 # seconds before it starts
     retry: bool = True                # it uses up one of the task's retries
+    label: str = ""                   # by which the bridge knows its process, if it was begun already
 
 
 class Stop(NamedTuple):
@@ -4032,6 +4088,8 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
     kind = last.error.kind if last.error else "criteria"
     if last.given_up:
         return Stop(last.given_up)
+    if last.orphaned:
+        return go_on(attempts)
     if kind in LIMITS and last.started:
         return after_limit(attempts, patience, jitter, time.time() if now is None else now)
     if kind in STOPPING or kind in ("cancelled", "permission", "budget", "max_turns") or not last.started:
@@ -4046,13 +4104,35 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
     return Next(refined_prompt(task, SHORTER if kind == "token_limit" else refinement(last.verdicts, last.unfinished)), last.timeout)
 
 
+def plan_resumption(task: Task, attempts: Sequence[Attempt], retries: int, longest: Optional[float], patience: float, ended_at: float,
+                    now: float) -> Union[Next, Stop]:
+    """What follows the last attempt when a run is gone on with: what had stopped it may be over, which whoever goes on thinks. The
+    last attempt ended at `ended_at`, a Unix time like `now`; the rest is as for plan_retry."""
+    last = attempts[-1]
+    if last.ended_by(*LIMITS) and last.started:
+        left = (last.error.retry_after or 0.0) - (now - ended_at)
+        wait = plan_wait(left, 1, patience, 0.0, now) if left > 0 else 0.0
+        return wait if isinstance(wait, Stop) else go_on(attempts)._replace(wait=wait)
+    if last.ended_by("cancelled", *STOPPING) or (last.ended_by("permission") and not isinstance(last.error, Denial)) or last.given_up:
+        return go_on(attempts)
+    if last.ended_by("timeout") and longest is not None and longest > last.timeout:
+        return Next(last_prompt(attempts), longest, retry=False)
+    return plan_retry(task, attempts, retries, longest, patience, now=now)
+
+
+def go_on(attempts: Sequence[Attempt]) -> Next:
+    """Another attempt in the session of the last one, if it has one. It uses up no retry."""
+    last = attempts[-1]
+    return Next(CONTINUE if last.session_id else last_prompt(attempts), last.timeout, last.session_id, retry=False)
+
+
 def after_limit(attempts: Sequence[Attempt], patience: float, jitter: float, now: float) -> Union[Next, Stop]:
     """Wait, then go on in the session, if there is one. It uses up no retry."""
     last = attempts[-1]
     wait = plan_wait(last.error.retry_after if last.error else None, waits_in_a_row(attempts), patience, jitter, now)
     if isinstance(wait, Stop):
         return wait
-    return Next(CONTINUE if last.session_id else last_prompt(attempts), last.timeout, last.session_id, wait, retry=False)
+    return go_on(attempts)._replace(wait=wait)
 
 
 def plan_wait(named: Optional[float], in_a_row: int, patience: float, jitter: float, now: float) -> Union[float, Stop]:
@@ -4072,6 +4152,8 @@ def waits_in_a_row(attempts: Sequence[Attempt]) -> int:
     """How many attempts at the end were ended by a limit; one that found its session gone came to nothing in between."""
     count = 0
     for attempt in reversed(attempts):
+        if attempt.earlier:
+            break
         if attempt.ended_by(*LIMITS):
             count += 1
         elif not is_session_gone(attempt):
@@ -4120,7 +4202,8 @@ def same_failure_twice(attempts: Sequence[Attempt]) -> bool:
 
 def refinement(verdicts: Sequence[Verdict], unfinished: Sequence[str] = ()) -> str:
     """One sentence for each unmet criterion: what was expected, what was found, what to do; and one for work left running."""
-    unmet = [(v.criterion, shorten(v.finding or v.evidence, FINDING_CHARS)) for v in verdicts if not v.met and v.evidence != COMMANDS_LATER]
+    unmet = [(v.criterion, shorten(v.finding or v.evidence, FINDING_CHARS)) for v in verdicts
+             if not v.met and not v.evidence.startswith(NEVER_RAN)]
     told = [f"{criterion.text.rstrip('.')}: {found}; {KIND[criterion.kind].advice(criterion)}." for criterion, found in unmet]
     if len(told) > MOST_FINDINGS:
         told[MOST_FINDINGS:] = [f"And {len(told) - MOST_FINDINGS} more are not met."]
@@ -4434,125 +4517,563 @@ def prior_seconds(prompt: str) -> float:
     return min(PRIOR_S * slow + PRIOR_PER_WORD_S * len(text.split()) + PRIOR_PER_STEP_S * steps, float(PRIOR_LONGEST_S))
 
 
-def weighted_quantile(samples: Sequence[Tuple[float, float]], share: float) -> float:
-    """The smallest value below or at which `share` of the total weight lies."""
-    total = sum(weight for _, weight in samples)
-    reached = 0.0
-    for value, weight in sorted(samples):
-        reached += weight
-        if reached >= share * total:
-            return value
-    return max(value for value, _ in samples)
+# ---- History: records in an SQLite file or in Redis, with the same answers. A store that is broken costs one warning, never the task. ----
 
-
-# ---- History: records in an SQLite file. A store that is down or broken costs one warning, never the task. ----
-
-STORE_VERSION = 1
+STORE_VERSION = 2                     # 1 had no ids, runs, outlines and kinds
+MOST_KINDS = 2000                     # of the newest wordings a prompt is compared with so many: a few milliseconds, however much is stored
+MOST_OF_ALL = 1000                    # of the executions of those alike so many are handed on, the most similar kinds' first
+BUSY_S = 5.0                          # so long a store that is locked, or that does not answer, is waited for
+APPLICATION_ID = 0x63635F65           # "cc_e": by which SQLite's header says whose database it is
+SQLITE_MAGIC = b"SQLite format 3\0"
+DATABASE_NAMES = (".sqlite3", ".sqlite", ".db")
 TABLES = (
-    "executions (id INTEGER PRIMARY KEY, prompt TEXT, duration REAL, status TEXT, finished_at REAL, spec TEXT, version TEXT, "
-    "timeout REAL,"
-    " error_kind TEXT, cost_usd REAL, attempts INTEGER)",
-    "attempts (execution INTEGER REFERENCES executions, number INTEGER, duration REAL, timeout REAL, error_kind TEXT, cost_usd "
-    "REAL)",
+    "executions (prompt TEXT, duration REAL, status TEXT, finished_at REAL, spec TEXT, version TEXT, timeout REAL, error_kind TEXT, "
+    "cost_usd REAL, attempts INTEGER, longest REAL, run TEXT, id TEXT PRIMARY KEY)",
+    "attempts (execution TEXT, number INTEGER, duration REAL, timeout REAL, error_kind TEXT, cost_usd REAL, passed INTEGER, "
+    "PRIMARY KEY (execution, number))",
+    "kinds (prompt TEXT PRIMARY KEY, newest REAL)",
+    "versions (spec TEXT, version TEXT, outline TEXT, PRIMARY KEY (spec, version))",
 )
-GRADUATION = 10                       # successes, and ten for each failure (the seed's 10:1)
+INDEXES = ("executions_by_kind ON executions (prompt, finished_at)", "kinds_by_time ON kinds (newest)")
 
 
-class StoreError(CcError):
+class StoreError(NotReady):
     """The history cannot be read or written."""
 
 
-class History:
-    """The store of executions; `path` is an SQLite file, made on the first write, 0600."""
+class CorruptStore(StoreError):
+    """It could not be read, was set aside, and a new one can be begun."""
+
+
+def newer_store(store: Any, version: int) -> StoreError:
+    return StoreError(f"{store} was written by a newer cc_execute (version {version} of the store, this one knows {STORE_VERSION}); use that "
+                      "one, or name another store with --store")
+
+
+class AttemptRecord(NamedTuple):
+    """One attempt of an execution, as the history keeps it."""
+    number: int
+    duration: float                   # seconds
+    timeout: float                    # seconds
+    error_kind: Optional[str] = None
+    cost_usd: Optional[float] = None
+    passed: bool = False
+
+
+class Entry(NamedTuple):
+    """What is stored at once: an execution, its attempts, and the outline of its version of the spec."""
+    record: Record
+    attempts: Tuple[AttemptRecord, ...] = ()
+    outline: str = ""
+
+
+Outlines = Mapping[Tuple[str, str], str]   # by spec and version
+
+
+class SqliteStore:
+    """The embedded store: one file, made on the first write, 0600. Safe under many processes of one machine."""
 
     def __init__(self, path: str):
         self.path = path
 
+    def __str__(self) -> str:
+        return self.path
+
     def records(self) -> List[Record]:
         """All executions, oldest first; none if nothing was ever stored."""
-        if not os.path.exists(self.path):
-            return []
-        with self._open() as connection:
-            rows = connection.execute(f"SELECT {', '.join(Record._fields)} FROM executions ORDER BY finished_at").fetchall()
+        return self._read(lambda connection: self._select(connection, "ORDER BY finished_at, id"))
+
+    def alike(self, prompt: str) -> List[Record]:
+        """The executions that a prompt's time limit rests on: of each similar wording the newest that say something of their time."""
+        return self._read(lambda connection: self._select_alike(connection, prompt))
+
+    def outlines(self) -> Outlines:
+        rows = self._read(lambda connection: connection.execute("SELECT spec, version, outline FROM versions").fetchall())
+        return {(spec, version): outline for spec, version, outline in rows}
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Store executions, all or none; one whose id is there already takes its place."""
+        with self._connect(write=True) as connection:
+            for record, attempts, outline in map(to_store, entries):
+                connection.execute(f"INSERT OR REPLACE INTO executions VALUES ({holes(len(record))})", record)
+                connection.execute("DELETE FROM attempts WHERE execution = ?", (record.id,))
+                connection.executemany(f"INSERT INTO attempts VALUES ({holes(7)})", [(record.id, *attempt) for attempt in attempts])
+                if record.status in OBSERVED:
+                    connection.execute("INSERT OR IGNORE INTO kinds VALUES (?, 0)", (record.prompt,))
+                    connection.execute("UPDATE kinds SET newest = max(newest, ?) WHERE prompt = ?", (record.finished_at, record.prompt))
+                connection.execute("INSERT OR REPLACE INTO versions VALUES (?, ?, ?)", (record.spec, record.version, outline))
+
+    def _select(self, connection: Any, what: str, values: Sequence[Any] = ()) -> List[Record]:
+        rows = connection.execute(f"SELECT {', '.join(Record._fields)} FROM executions {what}", values).fetchall()
         return [Record(*row) for row in rows]
 
-    def add(self, record: Record, attempts: Sequence[Attempt]) -> None:
-        with self._open() as connection:
-            holes = ", ".join("?" * len(Record._fields))
-            row = connection.execute(f"INSERT INTO executions ({', '.join(Record._fields)}) VALUES ({holes})", record)
-            connection.executemany("INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?)", [
-                (row.lastrowid, a.number, a.duration, a.timeout, a.error.kind if a.error else None, a.cost_usd) for a in attempts])
+    def _select_alike(self, connection: Any, prompt: str) -> List[Record]:
+        rows = connection.execute("SELECT prompt FROM kinds ORDER BY newest DESC, prompt LIMIT ?", (MOST_KINDS,)).fetchall()
+        newest = f"WHERE prompt = ? AND status IN ({holes(len(OBSERVED))}) ORDER BY finished_at DESC, id DESC LIMIT ?"
+        found: List[Record] = []
+        for kind in nearest_kinds(prompt, (row[0] for row in rows)):
+            found += self._select(connection, newest, (kind, *OBSERVED, MOST_SAMPLES))
+            if len(found) >= MOST_OF_ALL:
+                break
+        return sorted(found[:MOST_OF_ALL], key=oldest_first)
 
-    def _open(self) -> Any:
-        """A connection within a transaction, as a context manager that commits and closes. Raises StoreError for any trouble."""
-        return sqlite_transaction(self.path)
+    def _read(self, work: Callable[[Any], Any]) -> Any:
+        if not os.path.exists(self.path):
+            return []
+        with self._connect(write=False) as connection:
+            return work(connection)
 
-
-def sqlite_transaction(path: str) -> Any:
     @contextlib.contextmanager
-    def transaction() -> Iterator[Any]:
+    def _connect(self, write: bool) -> Iterator[Any]:
+        """A connection within a transaction, which is committed at the end. Raises StoreError for any trouble."""
         try:
             import sqlite3
         except ImportError as error:
             raise StoreError(f"this Python has no sqlite3 ({error})") from None
         try:
-            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-            with contextlib.closing(connection):
-                prepare_store(connection, path)
-                connection.execute("BEGIN IMMEDIATE")
+            with contextlib.closing(self._open(sqlite3, write)) as connection:
+                self._check(connection)
+                connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 yield connection
                 connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path}: {error}") from None
-    return transaction()
+            corrupt = type(error) is sqlite3.DatabaseError   # SQLITE_CORRUPT and SQLITE_NOTADB; its subclasses are for all else
+            raise self._give_up(error) if corrupt else StoreError(f"{self.path}: {error}") from None
 
+    def _open(self, sqlite3: Any, write: bool) -> Any:
+        """Open the file; it is made if need be. Where it may only be read, as well as that can be done."""
+        if write:
+            os.makedirs(os.path.dirname(self.path) or ".", mode=0o700, exist_ok=True)
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        frozen = not write and not os.access(os.path.dirname(self.path) or ".", os.W_OK)
+        return sqlite3.connect(sqlite_uri(self.path, frozen), timeout=BUSY_S, isolation_level=None, uri=True)
 
-def prepare_store(connection: Any, path: str) -> None:
-    """Tables for an empty store; a newer one than this program knows is refused."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > STORE_VERSION:
-        raise StoreError(f"{path} was written by a newer cc_execute (version {version} of the store, this one knows "
-                         f"{STORE_VERSION})")
-    if version < STORE_VERSION:
+    def _check(self, connection: Any) -> None:
+        """That it is a store of ours, of this version: made or migrated first, by one process at a time."""
+        version, owner, empty = self._look(connection)
+        if not empty and owner != APPLICATION_ID and not (version == 1 and owner == 0):
+            raise StoreError(f"{self.path} is a database of another program; name another file with --store")
+        if version > STORE_VERSION:
+            raise newer_store(self, version)
+        if version < STORE_VERSION:
+            with locked_file(f"{self.path}.lock"):
+                self._make(connection, self._look(connection)[0])
+
+    def _look(self, connection: Any) -> Tuple[int, int, bool]:
+        version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
+        return version, owner, not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+
+    def _make(self, connection: Any, version: int) -> None:
+        """Tables for an empty file, and what an older version has in them."""
+        if version >= STORE_VERSION:
+            return                    # another process was quicker
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
+        older = read_version_1(connection) if version == 1 else []
         for table in TABLES:
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            connection.execute(f"CREATE TABLE {table}")
+        for index in INDEXES:
+            connection.execute(f"CREATE INDEX {index}")
+        for record, attempts in older:
+            connection.execute(f"INSERT INTO executions VALUES ({holes(len(record))})", record)
+            connection.executemany(f"INSERT INTO attempts VALUES ({holes(7)})", [(record.id, *attempt) for attempt in attempts])
+        connection.execute(f"INSERT INTO kinds SELECT prompt, max(finished_at) FROM executions WHERE status IN ({holes(len(OBSERVED))}) "
+                           "GROUP BY prompt", tuple(OBSERVED))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {STORE_VERSION}")
         connection.execute("COMMIT")
 
+    def _give_up(self, error: Exception) -> StoreError:
+        """A file that is no readable database is set aside if it is, or by its name should be, one; else it is somebody's own."""
+        head = read_head_bytes(self.path, len(SQLITE_MAGIC))
+        if head != SQLITE_MAGIC and not self.path.endswith(DATABASE_NAMES):
+            return StoreError(f"{self.path} is no SQLite file ({error}); it is left alone, name another one with --store")
+        aside = f"{self.path}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
+        try:
+            with locked_file(f"{self.path}.lock"):
+                self._set_aside(aside)
+        except OSError as trouble:
+            return StoreError(f"{self.path} is corrupt ({error}) and cannot be set aside: {trouble.strerror}")
+        return CorruptStore(f"the history {self.path} was corrupt ({error}) and is kept as {aside}; a new one is begun")
 
-def metrics(records: Sequence[Record]) -> Dict[str, Any]:
-    """The seed's metrics: successes, failures, their ratio, graduation (10 successes, and 10 for each failure), spec versions."""
+    def _set_aside(self, aside: str) -> None:
+        """The file last: what another process makes there must not find the old one's log."""
+        for ending in ("-wal", "-shm", "") if self._is_corrupt() else ():   # another process may have done it meanwhile
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.path + ending, aside + ending)
+
+    def _is_corrupt(self) -> bool:
+        import sqlite3
+        try:
+            with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_S)) as connection:
+                return connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok"
+        except sqlite3.OperationalError:
+            return False
+        except sqlite3.DatabaseError:
+            return True
+
+
+def to_store(entry: Entry) -> Entry:
+    """As it may be stored: of the prompt only what similarity needs; and with an id of its own if it was not given one."""
+    import secrets
+    record = entry.record
+    return entry._replace(record=record._replace(prompt=normalise(record.prompt), id=record.id or secrets.token_hex(8)))
+
+
+def read_head_bytes(path: str, count: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
+def holes(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def sqlite_uri(path: str, frozen: bool) -> str:
+    """A file as SQLite's URI; `frozen`: nothing may be written beside it, so that it is read without its log."""
+    from urllib.parse import quote
+    return "file:" + quote(os.fsencode(os.path.abspath(path))) + ("?mode=ro&immutable=1" if frozen else "?mode=rw")
+
+
+@contextlib.contextmanager
+def locked_file(path: str) -> Iterator[None]:
+    """Within it, this process has the lock of that file for itself."""
+    import fcntl
+    with open(path, "a", opener=private_opener) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read_version_1(connection: Any) -> List[Tuple[Record, List[Tuple[Any, ...]]]]:
+    """The executions of the first version with their attempts; its tables are gone then."""
+    names = ("prompt", "duration", "status", "finished_at", "spec", "version", "timeout", "error_kind", "cost_usd", "attempts")
+    rows = connection.execute(f"SELECT id, {', '.join(names)} FROM executions").fetchall()
+    attempts: Dict[int, List[Tuple[Any, ...]]] = {}
+    for execution, *values in connection.execute("SELECT execution, number, duration, timeout, error_kind, cost_usd FROM attempts"):
+        attempts.setdefault(execution, []).append((*values, 0))
+    connection.execute("DROP TABLE attempts")
+    connection.execute("DROP TABLE executions")
+    records = [Record(**dict(zip(names, values)), id=f"version-1-{number}") for number, *values in rows]
+    return [(record._replace(prompt=normalise(record.prompt)), attempts.get(row[0], [])) for record, row in zip(records, rows)]
+
+
+class RedisStore:
+    """The store that many machines share, over the `redis` package. Its keys are in the README; all of one execution's go in at once."""
+
+    PREFIX = "cc_execute:"
+
+    def __init__(self, url: str):
+        self.url = url
+        self._client: Any = None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def records(self) -> List[Record]:
+        return self._work(lambda client: sorted(map(read_redis, client.hvals(self.PREFIX + "executions")), key=oldest_first))
+
+    def alike(self, prompt: str) -> List[Record]:
+        return self._work(lambda client: self._find_alike(client, prompt))
+
+    def outlines(self) -> Outlines:
+        plain = self._work(lambda client: client.hgetall(self.PREFIX + "versions"))
+        return {tuple(json.loads(name)): outline for name, outline in plain.items()}
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        self._work(lambda client: self._add(client, entries))
+
+    def _add(self, client: Any, entries: Sequence[Entry]) -> None:
+        for record, attempts, outline in map(to_store, entries):
+            with client.pipeline(transaction=True) as batch:
+                batch.hset(self.PREFIX + "executions", record.id, json.dumps([list(record), [list(attempt) for attempt in attempts]]))
+                if record.status in OBSERVED:
+                    batch.zadd(self.PREFIX + "kinds", {record.prompt: record.finished_at}, gt=True)
+                    batch.zadd(self._kind(record.prompt), {record.id: record.finished_at})
+                batch.hset(self.PREFIX + "versions", json.dumps([record.spec, record.version]), outline)
+                batch.execute()
+
+    def _find_alike(self, client: Any, prompt: str) -> List[Record]:
+        with client.pipeline(transaction=False) as batch:
+            for kind in nearest_kinds(prompt, client.zrevrange(self.PREFIX + "kinds", 0, MOST_KINDS - 1)):
+                batch.zrevrange(self._kind(kind), 0, MOST_SAMPLES - 1)
+            ids = list(itertools.chain.from_iterable(batch.execute()))[:MOST_OF_ALL]
+        plain = client.hmget(self.PREFIX + "executions", ids) if ids else []
+        return sorted((read_redis(text) for text in plain if text is not None), key=oldest_first)
+
+    def _kind(self, prompt: str) -> str:
+        import hashlib
+        return f"{self.PREFIX}kind:{hashlib.sha256(prompt.encode()).hexdigest()[:24]}"
+
+    def _work(self, work: Callable[[Any], Any]) -> Any:
+        """Do it with a connected client. Raises StoreError for any trouble; the URL's password is not in it."""
+        try:
+            import redis
+        except ImportError:
+            raise StoreError(f"{self.url} needs the redis package, which is not installed: pip install redis") from None
+        try:
+            if self._client is None:
+                client = redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=BUSY_S, socket_connect_timeout=BUSY_S)
+                self._check(client)
+                self._client = client
+            return work(self._client)
+        except (redis.RedisError, OSError, ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{self.url}: {shorten(str(error), 300)}") from None
+
+    def _check(self, client: Any) -> None:
+        client.set(self.PREFIX + "schema", STORE_VERSION, nx=True)
+        version = client.get(self.PREFIX + "schema")
+        if int(version) > STORE_VERSION:
+            raise newer_store(self, int(version))
+
+
+def read_redis(text: str) -> Record:
+    return Record(*json.loads(text)[0])
+
+
+def oldest_first(record: Record) -> Tuple[float, str]:
+    return record.finished_at, record.id
+
+
+def nearest_kinds(prompt: str, kinds: Iterable[str]) -> List[str]:
+    """Of these normalised prompts the hundred most similar to a prompt."""
+    alike = similar_kinds(normalise(prompt), kinds)
+    return sorted(alike, key=lambda kind: (-alike[kind], kind))[:100]
+
+
+Store = Union[SqliteStore, RedisStore]
+
+
+def open_store(url: str) -> Store:
+    """The store at a path or a redis:// URL, which is only connected to when it is used. Raises UsageError for another URL."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return SqliteStore(os.path.abspath(os.path.expanduser(url)))
+    if scheme not in ("redis", "rediss", "unix") or not rest or not has_port(url):
+        raise UsageError(f"--store {url!r} is no store; expected the path of an SQLite file, or redis://HOST:PORT/DATABASE")
+    return RedisStore(url)
+
+
+def has_port(url: str) -> bool:
+    """Whether the port that the URL names, if it names one, is a number."""
+    from urllib.parse import urlsplit
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
+class History:
+    """The store as a run uses it: trouble with it is told once, through `warn`, and what could not be stored is tried again next time."""
+
+    def __init__(self, store: Store, warn: Callable[[str], None]):
+        self.store = store
+        self._warn = warn
+        self._told = False
+        self._owed: List[Entry] = []
+
+    def alike(self, prompt: str) -> Sequence[Record]:
+        return self._try(lambda: self.store.alike(prompt), "read", ())
+
+    def remember(self, entry: Entry) -> None:
+        self._owed.append(entry)
+        if self._try(lambda: self.store.add(self._owed) or True, "written", False):
+            self._owed.clear()
+
+    def _try(self, work: Callable[[], Any], what: str, otherwise: Any) -> Any:
+        try:
+            try:
+                return work()
+            except CorruptStore as trouble:
+                self._tell(str(trouble))
+                return work()
+        except StoreError as trouble:
+            self._tell(f"the history could not be {what}: {trouble}")
+            return otherwise
+
+    def _tell(self, text: str) -> None:
+        if not self._told:
+            self._warn(text)
+        self._told = True
+
+
+# ---- Metrics: records -> the seed's figures: successes, failures, graduation, and how each spec evolved. Pure. ----
+
+GRADUATION = 10                       # successes, and ten for each failure (the seed's 10:1)
+MARKDOWN_TITLE = "## 📊 EXECUTION METRICS & HISTORY"
+
+
+class Figures(NamedTuple):
+    """What a number of executions come to; durations in seconds."""
+    successes: int
+    failures: int
+    last_updated: Optional[float]     # Unix time
+    typical_duration: Optional[float]
+    timeout: Optional[float]          # the newest one's limit
+    cost_usd: Optional[float]
+    errors: Mapping[str, int]         # kinds, the most frequent first
+
+    @property
+    def ratio(self) -> str:
+        return f"{self.successes}:{self.failures}"
+
+    @property
+    def graduated(self) -> bool:
+        return self.successes >= GRADUATION and self.successes >= GRADUATION * self.failures
+
+
+def figures_of(records: Sequence[Record]) -> Figures:
+    """Time limits, errors and unmet criteria are failures. The records stand oldest first."""
     successes = sum(record.status == "passed" for record in records)
-    failures = len(records) - successes
-    versions: Dict[Tuple[str, str], List[Record]] = {}
+    costs = [record.cost_usd for record in records if record.cost_usd is not None]
+    kinds = [record.error_kind or "criteria" for record in records if record.status != "passed"]
+    errors = {kind: kinds.count(kind) for kind in sorted(set(kinds), key=lambda kind: (-kinds.count(kind), kind))}
+    durations = sorted(record.duration for record in records)
+    return Figures(successes, len(records) - successes, records[-1].finished_at if records else None,
+                   round(median(durations), 1) if records else None, records[-1].timeout if records else None,
+                   round(sum(costs), 6) if costs else None, errors)
+
+
+def median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def figures_document(figures: Figures) -> Dict[str, Any]:
+    return {**figures._asdict(), "ratio": figures.ratio, "graduated": figures.graduated,
+            "last_updated": None if figures.last_updated is None else iso_time(figures.last_updated)}
+
+
+def metrics(records: Sequence[Record], outlines: Outlines = {}) -> Dict[str, Any]:
+    """The figures over all records, by spec ("specs"), and by each spec's versions ("versions"), in the order in which they first ran."""
+    ordered = sorted(records, key=oldest_first)
+    by_spec: Dict[str, List[Record]] = {}
+    for record in ordered:
+        by_spec.setdefault(record.spec, []).append(record)
+    specs = [{"spec": spec, **figures_document(figures_of(rows))} for spec, rows in by_spec.items()]
+    versions = [row for spec, rows in by_spec.items() for row in version_rows(spec, rows, outlines)]
+    return {**figures_document(figures_of(ordered)), "specs": specs, "versions": versions}
+
+
+def version_rows(spec: str, records: Sequence[Record], outlines: Outlines) -> List[Dict[str, Any]]:
+    """A row for each text that a spec has had."""
+    by_version: Dict[str, List[Record]] = {}
     for record in records:
-        versions.setdefault((record.spec, record.version), []).append(record)
-    return {
-        "successes": successes, "failures": failures, "ratio": f"{successes}:{failures}",
-        "graduated": successes >= GRADUATION and successes >= GRADUATION * failures,
-        "last_updated": iso_time(max(record.finished_at for record in records)) if records else None,
-        "versions": [version_row(spec, version, rows) for (spec, version), rows in versions.items()],
-    }
+        by_version.setdefault(record.version, []).append(record)
+    rows: List[Dict[str, Any]] = []
+    before = ""
+    for number, (version, own) in enumerate(by_version.items(), 1):
+        outline = outlines.get((spec, version), "")
+        runs = len({record.run or record.id for record in own})
+        change = "first version" if number == 1 else "; ".join(describe_change(before, outline))
+        rows.append({"spec": spec, "number": number, "version": version, "since": iso_time(own[0].finished_at), "change": change, "runs": runs,
+                     **figures_document(figures_of(own)), "result": describe_result(own)})
+        before = outline
+    return rows
 
 
-def version_row(spec: str, version: str, rows: Sequence[Record]) -> Dict[str, Any]:
-    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
-    return {
-        "spec": spec, "version": version, "since": iso_time(rows[0].finished_at), "runs": len(rows),
-        "successes": sum(row.status == "passed" for row in rows),
-        "typical_duration": round(weighted_quantile([(row.duration, 1.0) for row in rows], 0.5), 1),
-        "timeout": rows[-1].timeout, "cost_usd": round(sum(costs), 6) if costs else None,
-        "errors": sorted({row.error_kind for row in rows if row.error_kind}),
-    }
+def describe_result(records: Sequence[Record]) -> str:
+    """As the seed tells it: "Success - 3 tasks", "Failed", "2 of 3 tasks passed"."""
+    good = sum(record.status == "passed" for record in records)
+    if good == len(records):
+        return f"Success - {plural(good, 'task')}"
+    return f"{good} of {plural(len(records), 'task')} passed" if good else "Failed"
 
 
-def iso_time(seconds: float) -> str:
-    """ISO 8601 in UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+# -- outlines: what can be told of a version of a spec without its words
+
+def spec_version(spec: Spec) -> str:
+    import hashlib
+    return hashlib.sha256(spec.text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def spec_name(file: str) -> str:
+    """By what a spec is known in the history: in a git repository its path there, with the repository's name in front, the same in
+    all clones and worktrees; elsewhere the whole path. What is no file (any more) is known by the words that it was named with."""
+    path = os.path.realpath(file)
+    folder = os.path.dirname(path)
+    while os.path.isfile(path) and folder != os.path.dirname(folder):
+        if os.path.exists(os.path.join(folder, ".git")):
+            path = os.path.join(repository_name(folder), os.path.relpath(path, folder))
+            break
+        folder = os.path.dirname(folder)
+    return (path if os.path.isfile(file) else file).encode("utf-8", "backslashreplace").decode()
+
+
+def repository_name(folder: str) -> str:
+    """The name of the folder of a git repository; of a worktree's, that of the repository that it belongs to (gitrepository-layout(5))."""
+    try:
+        with open(os.path.join(folder, ".git"), encoding="utf-8", errors="replace") as file:
+            main = re.match(r"gitdir: (.*)/\.git/worktrees/", file.read(4096))
+    except OSError:
+        main = None
+    return os.path.basename(main[1] if main else folder)
+
+
+def known_as(spec: Spec) -> str:
+    """The name of a spec in the history; one that came as text is known by its version."""
+    return spec_name(spec.file) if os.path.isfile(spec.file) else f"text {spec_version(spec)}"
+
+
+def spec_outline(spec: Spec, criteria: Callable[[Task], Sequence[Criterion]]) -> str:
+    """A spec's tasks as JSON: number, time limit, hash of the wording, and kind and hash of each criterion."""
+    tasks = [[task.number, task.timeout, short_hash(task.prompt), [[criterion.kind, short_hash(criterion.text)] for criterion in criteria(task)],
+              short_hash(task.retry_strategy or "")] for task in spec.tasks]
+    return json.dumps(tasks)
+
+
+def short_hash(text: str) -> str:
+    """Enough to see that a text was changed, too little to find out what it was."""
+    import zlib
+    return f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')) & 0xFFFFFF:06x}"
+
+
+def describe_change(before: str, after: str) -> List[str]:
+    """What differs between two outlines, in words: criteria added or removed, time limits, wording, tasks."""
+    old, new = read_outline(before), read_outline(after)
+    if not old or not new:
+        return ["not known"]
+    changes = [f"task {number} added" for number in new if number not in old] + [f"task {number} removed" for number in old if number not in new]
+    for number in new:
+        if number in old:
+            whose = f" of task {number}" if len(new) > 1 else ""
+            changes += [change + whose for change in task_changes(old[number], new[number])]
+    return changes or ["layout or notes"]
+
+
+def task_changes(old: Sequence[Any], new: Sequence[Any]) -> List[str]:
+    (limit, wording, criteria, strategy), (new_limit, new_wording, new_criteria, new_strategy) = old, new
+    changes = [f"criterion {how}: {', '.join(kinds)}" if len(kinds) == 1 else f"{len(kinds)} criteria {how}: {', '.join(kinds)}"
+               for how, kinds in (("added", leftover(new_criteria, criteria)), ("removed", leftover(criteria, new_criteria))) if kinds]
+    if limit != new_limit:
+        changes.append(f"time limit {told_limit(limit)} → {told_limit(new_limit)}")
+    changes += ["wording"] if wording != new_wording else []
+    return changes + (["retry strategy"] if strategy != new_strategy else [])
+
+
+def leftover(criteria: Sequence[Sequence[str]], others: Sequence[Sequence[str]]) -> List[str]:
+    """The kinds of those criteria that are not among the others, each of which stands for one."""
+    kinds, left = [], list(others)
+    for criterion in criteria:
+        if criterion in left:
+            left.remove(criterion)
+        else:
+            kinds.append(criterion[0])
+    return kinds
+
+
+def told_limit(seconds: Optional[float]) -> str:
+    return "estimated" if seconds is None else f"{seconds:g} s"
+
+
+def read_outline(text: str) -> Dict[int, List[Any]]:
+    """An outline's tasks by number; none for what is no outline."""
+    try:
+        return {row[0]: row[1:] for row in json.loads(text) if len(row) == 5}
+    except (ValueError, TypeError, LookupError):
+        return {}
 
 
 # ---- Bridge: found or started by "Who starts it"; then a synchronous client of its protocol over either WebSocket client ----
@@ -4891,6 +5412,14 @@ def connect_named(address: Address) -> "BridgeClient":
         raise NotReady(f"{address} cannot be reached: {error}.") from None
 
 
+def connect_again(url: str) -> Optional["BridgeClient"]:
+    """The bridge where something was left running; None if it is not there any more. None is started."""
+    try:
+        return use_named(parse_address(url))
+    except (CcError, OSError):
+        return None
+
+
 def use_named(address: Address) -> "BridgeClient":
     tokens = [address.token] if address.token else own_tokens(address) + list(filter(None, [os.environ.get("CC_BRIDGE_TOKEN")]))
     token = prove_bridge(address, tokens)
@@ -4992,6 +5521,15 @@ class Started(NamedTuple):
     pid: int
 
 
+Output = Callable[[str, str, int], None]   # takes "stdout" or "stderr", data and the message's number
+
+
+def unique_label(what: str) -> str:
+    """A label by which a process can be found at the bridge again, and no other."""
+    import secrets
+    return f"{what} {secrets.token_hex(4)}"
+
+
 def read_message(text: Optional[str]) -> Mapping[str, Any]:
     """A message of the bridge's; an empty one for what is none, which no request and no process matches."""
     try:
@@ -5055,9 +5593,9 @@ class BridgeClient:
         return None if text is None else read_message(text)
 
     def start(self, command: Sequence[str], label: str = "", **params: Any) -> Started:
-        """Start a process, once: if the connection breaks before the answer, it is looked for, and StartLost raised if it is not found."""
-        import secrets
-        params = {**params, "command": list(command), "label": f"{label} {secrets.token_hex(4)}".strip()}
+        """Start a process, once: if the connection breaks before the answer, it is looked for by its label, and StartLost raised if it
+        is not found. A label that is given has to be unique."""
+        params = {**params, "command": list(command), "label": label or unique_label("command")}
         self._wake()
         try:
             return self._started(self.call("execute", **params))
@@ -5079,20 +5617,28 @@ class BridgeClient:
         deadline = time.monotonic() + self.FIND_S
         while time.monotonic() < deadline and not self.hurry():
             time.sleep(POLL_S)
-            running = [process for process in self.call("list")["processes"] if process["label"] == label]
+            running = [process for process in self.processes() if process["label"] == label]
             if running:
-                self.call("attach", process_id=running[0]["process_id"], after=0)
-                return self._started(running[0])
+                return self.attach(running[0]["process_id"], after=0)
         return None
 
-    def _started(self, told: Mapping[str, Any]) -> Started:
-        return Started(str(told["process_id"]), int(told["pid"]))
+    def _started(self, told: Mapping[str, Any], process_id: str = "") -> Started:
+        return Started(process_id or str(told["process_id"]), int(told["pid"]))
 
-    def follow(self, started: Started, output: Callable[[str, str], None], cancels: Callable[[], int] = lambda: 0) -> Ended:
-        """Hand out a process's output (stream, data) until it has ended. `cancels` is asked several times a second how often
-        it is to be cancelled by now: once to end it with a grace, twice to end it at once. A broken connection is taken up again."""
+    def processes(self) -> List[Mapping[str, Any]]:
+        """What runs at the bridge or has ended there and is still kept, as its `list` tells."""
+        return [as_mapping(process) for process in self.call("list").get("processes", ())]
+
+    def attach(self, process_id: str, after: int) -> Started:
+        """Take a process over whose client is gone: `follow` hands out all that came after message `after`."""
+        return self._started(self.call("attach", process_id=process_id, after=after), process_id)
+
+    def follow(self, started: Started, output: Output, cancels: Callable[[], int] = lambda: 0, after: int = 0) -> Ended:
+        """Hand out a process's output (stream, data, seq) until it has ended. `cancels` is asked several times a second how often
+        it is to be cancelled by now: once to end it with a grace, twice to end it at once. A broken connection is taken up again.
+        `after` is the last message that is known already."""
         try:
-            return self._follow(started, output, cancels)
+            return self._follow(started, output, cancels, after)
         except BridgeLost:
             raise
         except BaseException:         # Ctrl-C in a program that imports this, a full disk: nothing may go on unseen
@@ -5100,8 +5646,8 @@ class BridgeClient:
             self._channel.send(json.dumps({"jsonrpc": "2.0", "id": 0, "method": "control", "params": cancel}))
             raise
 
-    def _follow(self, started: Started, output: Callable[[str, str], None], cancels: Callable[[], int]) -> Ended:
-        sent = seq = 0
+    def _follow(self, started: Started, output: Output, cancels: Callable[[], int], after: int) -> Ended:
+        sent, seq = 0, after
         heard = time.monotonic()
         while True:
             try:
@@ -5125,7 +5671,7 @@ class BridgeClient:
                 continue
             if message["method"] == "process.output" and params["seq"] > seq:
                 seq = params["seq"]
-                output(params["type"], params["data"])
+                output(params["type"], params["data"], seq)
             elif message["method"] == "process.completed":
                 return Ended(params["status"], params["exit_code"], params["signal"], params["duration"], tuple(params["survivors"]))
 
@@ -5166,32 +5712,429 @@ class BridgeClient:
             if error.code != -32002:
                 raise
 
-    def run(self, command: Sequence[str], output: Callable[[str, str], None], **params: Any) -> Ended:
+    def run(self, command: Sequence[str], output: Output, **params: Any) -> Ended:
         return self.follow(self.start(command, **params), output)
 
 
+# ---- Runs: what a run keeps in its folder, so that it can be gone on with after any end; which folders are kept. ----
+
+STATE_FILE = "state.json"
+STATE_VERSION = 1
+UNTOLD = "\0"                         # stands in the state for the task's own prompt, which may hold secrets and is in the spec
+
+
+# -- transcripts
+
+class Place(NamedTuple):
+    """How far a transcript has got: its bytes, the last message of the bridge's that is wholly in it (`seq`), and how many characters
+    of those after it are in it too."""
+    seq: int = 0
+    chars: int = 0
+    bytes: int = 0
+
+
+class Transcript:
+    """The agent's raw stream in a file, 0600, its secrets masked: written line by line as it comes, so that it is whole up to the last
+    line even after a crash. Beside it stands how far it has got, so that whoever takes the process over goes on exactly there.
+    A disk that is full costs the rest of the transcript and a warning, not the work that was paid for."""
+
+    PENDING_CHARS = 1 << 20           # of a line without an end, more is written before its end comes
+    HELD_CHARS = 1 << 16              # but for so much, in which a secret may have only begun
+
+    def __init__(self, path: str, mask: Callable[[str], str], place: Optional[Place] = None):
+        """`place`: go on there, with what is in the file; without it begin anew."""
+        self.trouble = ""
+        self._mask = mask
+        self._place = place or Place()
+        self._messages: List[Tuple[int, int]] = []    # seq and characters of those that are not wholly in the file
+        self._pending: List[str] = []                 # what is not in the file yet, and its length
+        self._pending_chars = 0
+        self._most_chars = self.PENDING_CHARS
+        self._skipped = 0
+        self._file = open(path, "r+b" if place else "wb", buffering=0, opener=private_opener)
+        self._file.truncate(self._place.bytes)
+        self._file.seek(self._place.bytes)
+        self._place_file = open(place_path(path), "wb", buffering=0, opener=private_opener)
+        self._note_place()
+
+    def skip(self, chars: int) -> None:
+        """So many characters of what comes are in the file already."""
+        self._skipped = chars
+
+    def write(self, data: str, seq: int) -> str:
+        """Take a message in: the part of it that is new."""
+        self._messages.append((seq, len(data)))
+        skipped = min(self._skipped, len(data))
+        self._skipped, new = self._skipped - skipped, data[skipped:]
+        self._pending.append(new)
+        self._pending_chars += len(new)
+        if "\n" in new or self._pending_chars > self._most_chars:
+            text = "".join(self._pending)
+            self._put(text, text.rfind("\n") + 1 or self._safe_cut(text))
+            self._most_chars = max(self.PENDING_CHARS, 2 * self._pending_chars)   # what cannot be cut is not looked at each time
+        return new
+
+    def _safe_cut(self, text: str) -> int:
+        """Where a line may be cut so that no secret is: before the held end, and not within what the mask takes out."""
+        whole, back = self._mask(text), self.HELD_CHARS
+        while back < len(text) and self._mask(text[:-back]) + self._mask(text[-back:]) != whole:
+            back *= 2
+        return max(len(text) - back, 0)
+
+    def _put(self, text: str, cut: int) -> None:
+        self._pending, self._pending_chars = [text[cut:]] if cut < len(text) else [], len(text) - cut
+        if self.trouble or not cut:
+            return
+        try:
+            data = self._mask(text[:cut]).encode("utf-8", "replace")
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view):]
+            self._advance(cut, len(data))
+        except OSError as error:
+            self.trouble = str(error)
+
+    def _advance(self, chars: int, count: int) -> None:
+        seq, inside = self._place.seq, self._place.chars + chars
+        while self._messages and inside >= self._messages[0][1]:
+            seq, length = self._messages.pop(0)
+            inside -= length
+        self._place = Place(seq, inside, self._place.bytes + count)
+        self._note_place()
+
+    def _note_place(self) -> None:
+        """In one write of always the same length, which a kill does not tear."""
+        try:
+            os.pwrite(self._place_file.fileno(), "{:20d} {:20d} {:20d}\n".format(*self._place).encode(), 0)
+        except OSError as error:
+            self.trouble = self.trouble or str(error)
+
+    def close(self) -> None:
+        """The output has ended: a last line without an end is written too."""
+        text = "".join(self._pending)
+        self._put(text, len(text))
+        self._file.close()
+        self._place_file.close()
+
+
+def place_path(transcript: str) -> str:
+    return f"{transcript}.place"
+
+
+def transcript_place(transcript: str) -> Place:
+    """How far a transcript got; the very beginning where that is not known."""
+    try:
+        with open(place_path(transcript), encoding="ascii") as file:
+            place = Place._make(map(int, file.read().split()))
+        return place if place.bytes <= os.path.getsize(transcript) else Place()
+    except (OSError, ValueError, TypeError):
+        return Place()
+
+
+def read_transcript(path: str) -> Stream:
+    """A kept transcript, read in pieces; an empty stream if it is not there. A last line without an end is left open."""
+    stream = Stream()
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for piece in iter(lambda: file.read(1 << 20), ""):
+            stream.feed(piece)
+    return stream
+
+
+# -- the state
+
+class Launch(NamedTuple):
+    """An attempt that has begun and not ended: what is needed to take its process over, or to begin it again if it has none."""
+    number: int
+    label: str                        # of its process at the bridge
+    began_at: float                   # Unix time
+    prompt: str
+    timeout: float
+    resume: Optional[str] = None
+    retry: bool = True
+    started: bool = False             # the bridge has said so
+
+
+class TaskState(NamedTuple):
+    """A task of a run as far as it has come. `stem` begins the names of its files."""
+    number: int
+    stem: str
+    fingerprint: str                  # of the task's text
+    status: str = ""                  # as in TaskResult, once it has ended
+    attempts: Tuple[Attempt, ...] = ()
+    denied: bool = False              # the last attempt's error is a Denial
+    ended_at: float = 0.0             # when the last attempt ended, Unix time
+    launch: Optional[Launch] = None
+    changes: Changes = Changes()
+    note: str = ""
+    out_of_money: bool = False
+    complete: bool = True             # the snapshot after the last attempt; it differs from the baseline in these paths
+    differing: Mapping[str, Optional[List[Any]]] = {}
+    gone: Tuple[str, ...] = ()
+
+
+class RunState(NamedTuple):
+    """What state.json holds: a run, and how far it has come."""
+    version: int
+    run: str                          # its id, which the labels of its processes hold
+    batch: str                        # that of the first run that the same command began
+    spec: str                         # by what the history knows it
+    file: str
+    directory: str
+    started_at: float                 # Unix time
+    elapsed: float = 0.0              # seconds, over all that went on with it
+    bridge: str = ""                  # its address, without a token
+    options: Mapping[str, Any] = {}   # that were given; but for those that hold a secret, which are only named
+    withheld: Tuple[str, ...] = ()
+    warnings: Tuple[str, ...] = ()
+    tasks: Tuple[TaskState, ...] = ()
+
+
+def freeze(value: Any) -> Any:
+    """Named tuples as objects, everything in them as plain data."""
+    if hasattr(value, "_fields"):
+        return {name: freeze(getattr(value, name)) for name in value._fields}
+    if isinstance(value, Mapping):
+        return {name: freeze(item) for name, item in value.items()}
+    return [freeze(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def thaw(kind: Any, plain: Any) -> Any:
+    """What `freeze` made plain, as the type that it was. Raises KeyError, TypeError or AttributeError for what is none of it."""
+    import typing
+    if plain is None:
+        return None
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Union:
+        return thaw(inner[0], plain)
+    if origin is tuple:
+        return tuple(thaw(inner[0], item) for item in plain)
+    if hasattr(kind, "_fields"):
+        hints = typing.get_type_hints(kind, globals())
+        return kind(**{name: thaw(hints[name], item) for name, item in plain.items() if name in hints})
+    return plain
+
+
+def freeze_file(state: Optional[FileState]) -> Optional[List[Any]]:
+    return None if state is None else [*state[:3], state.digest.hex() if state.digest else None]
+
+
+def thaw_file(plain: Optional[Sequence[Any]]) -> Optional[FileState]:
+    return None if plain is None else FileState(*plain[:3], bytes.fromhex(plain[3]) if plain[3] else None)
+
+
+def task_fingerprint(task: Task) -> str:
+    """Of all that the spec says of the task, but for its number, title and place."""
+    import hashlib
+    said = task._replace(number=0, title=None, line=0, criteria_lines=(), lines={})
+    return hashlib.sha256(json.dumps(said).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+class RunFolder:
+    """The folder of a run, held by one cc_execute at a time. Its state is written whole or not at all, after every step."""
+
+    def __init__(self, path: str, state: RunState, mask: Callable[[str], str]):
+        self.path, self.state, self.trouble = path, state, ""
+        self._mask = mask
+        self._prompts: Dict[int, str] = {}            # of the tasks that are bound, by their place in the state
+        self._clock = time.monotonic() - state.elapsed
+        self._lock = lock_run(path)
+
+    def close(self) -> None:
+        self._lock.close()
+
+    # -- tasks
+
+    def bind(self, task: Task, written: Task) -> int:
+        """The place of the task's state: the one that it had with the same text (as `written` in the spec), else a new one."""
+        fingerprint = task_fingerprint(written)
+        free = [at for at, kept in enumerate(self.state.tasks) if kept.fingerprint == fingerprint and at not in self._prompts]
+        at = min(free, key=lambda at: self.state.tasks[at].number != task.number, default=len(self.state.tasks))
+        if not free:
+            stems = {kept.stem for kept in self.state.tasks}
+            names = (f"task-{task.number}" + (f"-again-{count}" if count else "") for count in range(len(stems) + 1))
+            fresh = TaskState(task.number, next(name for name in names if name not in stems), fingerprint)
+            self.state = self.state._replace(tasks=(*self.state.tasks, fresh))
+        self._prompts[at] = task.prompt
+        self._change(at, **retell(self.state.tasks[at], UNTOLD, task.prompt)._asdict())
+        return at
+
+    def task(self, at: int) -> TaskState:
+        return self.state.tasks[at]
+
+    def put(self, at: int, **changes: Any) -> None:
+        """Change a task's state, on the disk too."""
+        self._change(at, **changes)
+        self.save()
+
+    def _change(self, at: int, **changes: Any) -> None:
+        tasks = list(self.state.tasks)
+        tasks[at] = tasks[at]._replace(**changes)
+        self.state = self.state._replace(tasks=tuple(tasks))
+
+    def end_attempt(self, at: int, attempts: Sequence[Attempt], before: Snapshot, after: Snapshot) -> None:
+        """Keep how an attempt ended, with the folder's state after it as the difference to the baseline."""
+        differing = {path: freeze_file(state) for path, state in after.paths.items() if before.paths.get(path, ...) != state}
+        self.put(at, attempts=tuple(attempts), denied=isinstance(attempts[-1].error, Denial), ended_at=time.time(), launch=None,
+                 complete=after.complete, differing=differing, gone=tuple(path for path in before.paths if path not in after.paths))
+        with contextlib.suppress(OSError):
+            os.remove(place_path(attempts[-1].transcript))
+
+    def snapshot_after(self, at: int, before: Snapshot) -> Snapshot:
+        """The task's folder as it was after the last attempt."""
+        kept = self.task(at)
+        paths = {path: state for path, state in before.paths.items() if path not in set(kept.gone)}
+        return Snapshot({**paths, **{path: thaw_file(plain) for path, plain in kept.differing.items()}}, kept.complete)
+
+    # -- baselines
+
+    def baseline(self, at: int) -> Optional[Snapshot]:
+        """The task's folder as it was before its first attempt; None if that is not known."""
+        return read_baseline(os.path.join(self.path, f"{self.task(at).stem}-before.json"))
+
+    def keep_baseline(self, at: int, before: Snapshot) -> None:
+        plain = {"complete": before.complete, "paths": {path: freeze_file(state) for path, state in before.paths.items()}}
+        self._write(f"{self.task(at).stem}-before.json", plain)
+
+    # -- the state as a whole
+
+    def in_flight(self) -> bool:
+        return any(kept.launch for kept in self.state.tasks)
+
+    def note_bridge(self, address: str) -> None:
+        if self.state.bridge != address:
+            self.state = self.state._replace(bridge=address)
+            self.save()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._clock
+
+    def save(self, durable: bool = True) -> None:
+        self.state = self.state._replace(elapsed=round(self.elapsed(), 3))
+        told = [retell(kept, self._prompts[at], UNTOLD) if at in self._prompts else kept for at, kept in enumerate(self.state.tasks)]
+        plain = freeze(self.state._replace(tasks=tuple(told)))
+        for kept in plain["tasks"]:
+            kept.update({name: masked(kept[name], self._mask) for name in ("attempts", "launch", "note")})
+        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self._mask)}, durable)
+
+    def _write(self, name: str, plain: Any, durable: bool = True) -> None:
+        try:
+            write_private(os.path.join(self.path, name), json.dumps(plain) + "\n", durable)
+        except OSError as error:
+            self.trouble = self.trouble or f"{os.path.join(self.path, name)} could not be written ({error.strerror}): --resume may do work again"
+
+
+def retell(kept: TaskState, old: str, new: str) -> TaskState:
+    """A task's state with another beginning of its prompts: the task's own prompt is not kept in the state."""
+    def told(text: str) -> str:
+        return new + text[len(old):] if text.startswith(old) else text
+
+    attempts = tuple(attempt._replace(prompt=told(attempt.prompt), command=tuple(map(told, attempt.command))) for attempt in kept.attempts)
+    return kept._replace(attempts=attempts, launch=kept.launch and kept.launch._replace(prompt=told(kept.launch.prompt)))
+
+
+def lock_run(folder: str) -> Any:
+    """The open file whose lock says that somebody works in this folder. Raises UsageError if another process does."""
+    import fcntl
+    lock = open(os.path.join(folder, "lock"), "a+", opener=private_opener)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        lock.close()
+        raise UsageError(f"{folder} belongs to a run that is still going on ({owner}); expected one that has ended") from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}")
+    lock.flush()
+    return lock
+
+
+def modified_at(path: str) -> float:
+    """When a file was written last, as a Unix time; 0 if it is not there."""
+    try:
+        return os.path.getmtime(path)
+    except OSError:
+        return 0.0
+
+
+def read_baseline(path: str) -> Optional[Snapshot]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            plain = json.load(file)
+        return Snapshot({name: thaw_file(state) for name, state in plain["paths"].items()}, plain["complete"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def read_state(folder: str) -> RunState:
+    """The state of the run in this folder. Raises UsageError if there is none that can be read."""
+    path = os.path.join(folder, STATE_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            plain = json.load(file)
+        if plain["version"] > STATE_VERSION:
+            raise UsageError(f"{path} was written by a newer cc_execute (version {plain['version']}); expected version {STATE_VERSION}")
+        state = thaw(RunState, plain)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; expected the folder of a run") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} holds no run's state ({type(error).__name__}: {error}); expected the folder of a run") from None
+    return state._replace(tasks=tuple(map(with_denial, state.tasks)), elapsed=state.elapsed + unsaved_time(folder))
+
+
+def unsaved_time(folder: str) -> float:
+    """Seconds that went on, by the transcripts, after the state of a run had been written for the last time."""
+    paths = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".jsonl")]
+    return max(0.0, max(map(modified_at, paths), default=0.0) - modified_at(os.path.join(folder, STATE_FILE)))
+
+
+def with_denial(kept: TaskState) -> TaskState:
+    last = kept.attempts[-1] if kept.attempts else None
+    if not kept.denied or not last or not last.error:
+        return kept
+    return kept._replace(attempts=(*kept.attempts[:-1], last._replace(error=Denial(*last.error))))
+
+
+# -- the folders of all runs
+
+def user_folder(variable: str, fallback: str) -> str:
+    """A folder of the user's by the XDG base directory specification; a relative value there is to be ignored."""
+    base = os.environ.get(variable, "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser(os.path.join("~", fallback)), "cc_execute")
+
+
+def runs_folder() -> str:
+    return os.path.join(user_folder("XDG_STATE_HOME", ".local/state"), "runs")
+
+
+def run_suffix(spec: str) -> str:
+    """The end of the name of each folder of a spec's runs, by which they are found without being opened."""
+    import hashlib
+    stem = re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(spec))[0]).strip("-")[:40] or "spec"
+    return f"-{stem}-{hashlib.sha256(spec.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def runs_of(spec: str) -> List[str]:
+    """The folders of a spec's runs, newest first; those that were begun at the same time in any order."""
+    try:
+        names = [name for name in os.listdir(runs_folder()) if name.endswith(run_suffix(spec))]
+    except OSError:
+        return []
+    return [os.path.join(runs_folder(), name) for name in sorted(names, reverse=True)]
+
+
+def prune_runs(spec: str, keep: int) -> None:
+    """Remove the oldest folders of a spec's runs beyond the `keep` newest, but for those in which a cc_execute is at work."""
+    import shutil
+    for folder in runs_of(spec)[keep:]:
+        try:
+            with lock_run(folder):
+                shutil.rmtree(folder)
+        except (UsageError, OSError):     # at work, or gone already, or not ours to remove: there is a next time
+            continue
+
+
 # ---- Running: a spec is run task by task, a task attempt by attempt ----
-
-class Options(NamedTuple):
-    """The command line's options, with the same meaning for `run_spec`; seconds and USD."""
-    tasks: Tuple[int, ...] = ()       # --task; empty: all
-    keep_going: bool = False
-    timeout: Optional[float] = None
-    retries: Optional[int] = None
-    model: Optional[str] = None
-    max_turns: Optional[int] = None
-    budget: Optional[float] = None    # USD for the whole spec
-    max_wait: float = MAX_WAIT_S
-    cwd: str = "."
-    permissions: str = "skip"
-    question: bool = False            # the prompt's instruction as a question
-    judge: bool = False               # criteria that are not proved are put to a fresh Claude
-    strict: bool = False
-    bridge: Optional[str] = None
-    store: Optional[str] = None
-    claude: Optional[str] = None
-    output: Optional[str] = None
-
 
 class Limit(NamedTuple):
     """A time limit in seconds, where it comes from (option, spec, history, default) and what it rests on."""
@@ -5217,6 +6160,7 @@ class Observer:
 
     def say(self, text: str) -> None: ...
     def task_started(self, task: Task, of: int, directory: str) -> None: ...
+    def limit_chosen(self, limit: Limit) -> None: ...
     def attempt_started(self, number: int, limit: float) -> None: ...
     def progress(self, doing: str, elapsed: float) -> None: ...
     def waiting(self, kind: str, left: float) -> None: ...
@@ -5237,9 +6181,9 @@ class Context(NamedTuple):
     options: Options
     spec: Spec
     directory: str                    # --cwd, absolute
-    output_dir: str
+    folder: RunFolder
     history: History
-    records: Sequence[Record]
+    mask: Callable[[str], str]
     interrupt: Interrupt
     observer: Observer
     client: Callable[[], BridgeClient]   # connects on first use
@@ -5254,6 +6198,7 @@ class Context(NamedTuple):
     def warn(self, text: str) -> None:
         self.warnings.append(text)
         self.observer.say(text)
+        self.folder.state = self.folder.state._replace(warnings=tuple(self.warnings))   # on the disk with the next step
 
 
 def with_options(task: Task, options: Options) -> Task:
@@ -5265,6 +6210,11 @@ def with_options(task: Task, options: Options) -> Task:
 
 def chosen_tasks(spec: Spec, options: Options) -> List[Task]:
     return [with_options(task, options) for task in spec.tasks if not options.tasks or task.number in options.tasks]
+
+
+def spec_task(task: Task, spec: Spec) -> Task:
+    """The task as the spec has it, without what options add."""
+    return next(each for each in spec.tasks if each.number == task.number)
 
 
 def choose_retries(task: Task, options: Options) -> int:
@@ -5291,81 +6241,13 @@ def check_spec(spec: Spec, options: Options) -> str:
     return directory
 
 
-def choose_limit(task: Task, options: Options, records: Sequence[Record]) -> Limit:
+def choose_limit(task: Task, options: Options, history: History) -> Limit:
     if options.timeout is not None:
         return Limit(options.timeout, "option")
     if task.timeout is not None:
         return Limit(task.timeout, "spec")
-    estimate = estimate_timeout(task.prompt, records)
+    estimate = estimate_timeout(task.prompt, history.alike(task.prompt))
     return Limit(estimate.seconds, "history" if estimate.samples else "default", estimate.basis)
-
-
-def run_tasks(context: Context) -> List[TaskResult]:
-    """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use."""
-    chosen = chosen_tasks(context.spec, context.options)
-    results: List[TaskResult] = []
-    stopped = False
-    for task in chosen:
-        if stopped or context.interrupt.signal:
-            results.append(TaskResult(task, "skipped"))
-            continue
-        context.observer.task_started(task, len(chosen), task_directory(task, context.directory))
-        result = run_task(task, context)
-        results.append(result)
-        context.observer.task_ended(result)
-        remember(result, context)
-        stopped = result.status != "passed" and (not context.options.keep_going or exit_status(result) in (3, 4))
-    return results
-
-
-def run_task(task: Task, context: Context) -> TaskResult:
-    """A task with all its attempts; skipped where there is no money left for the first."""
-    criteria = read_criteria(task.criteria)
-    limit = choose_limit(task, context.options, context.records)
-    retries = choose_retries(task, context.options)
-    directory = task_directory(task, context.directory)
-    before = take_snapshot(directory, leave_out=[context.output_dir])
-    attempts: List[Attempt] = []
-    run: Optional[AttemptRun] = None
-    step: Union[Next, Stop] = Next(task.prompt, limit.seconds, retry=False)
-    out_of_money = False
-    while isinstance(step, Next):
-        money = money_left(task, attempts, context)
-        out_of_money = money is not None and money <= 0
-        if out_of_money:
-            step = Stop(why_no_money(task, attempts, context))
-        elif step.wait and not wait_for_limit(step.wait, attempts[-1].error.kind if attempts[-1].error else "", context):
-            return TaskResult(task, "cancelled", tuple(attempts), run.changes)
-        else:
-            context.observer.attempt_started(len(attempts) + 1, step.timeout)
-            run = AttemptRun(task._replace(budget=money), criteria, step, len(attempts) + 1, directory, before, run, context)
-            attempts.append(run.carry_out())
-            context.ledger.attempts.append(attempts[-1])
-            tell_of_attempt(task, attempts[-1], context)
-            step = next_step(task, attempts, retries, context)
-    if step.reason:
-        context.warn(f"task {task.number} was not {'tried again' if attempts else 'started'}: {step.reason}")
-    if not attempts:
-        return TaskResult(task, "skipped", note=step.reason)
-    status = task_status(task, attempts[-1], context.options.strict)
-    return TaskResult(task, status, tuple(attempts), run.changes, step.reason, out_of_money)
-
-
-def next_step(task: Task, attempts: Sequence[Attempt], retries: int, context: Context) -> Union[Next, Stop]:
-    import random
-    if passed(task, attempts[-1], context.options.strict) or context.interrupt.signal:
-        return Stop("")
-    return plan_retry(task, attempts, retries, context.options.timeout, context.patience(), random.random())
-
-
-def tell_of_attempt(task: Task, attempt: Attempt, context: Context) -> None:
-    """What its error does not say: an unknown cost, and work that was left running."""
-    context.observer.attempt_ended(attempt)
-    if attempt.paid_usd is None:
-        context.warn(f"task {task.number}, attempt {attempt.number}: what it cost is not known, since no result of its last turn says so")
-    for work in attempt.unfinished:
-        context.warn(f"task {task.number}, attempt {attempt.number}: still running in the background when Claude ended its turn, and ended "
-                     f"with it: {shorten(work, 200)}")
 
 
 # -- money
@@ -5452,7 +6334,7 @@ def task_status(task: Task, attempt: Attempt, strict: bool) -> str:
     return {"timeout": "timeout", "stalled": "timeout", "cancelled": "cancelled"}.get(attempt.error.kind, "error")
 
 
-class Output:
+class CommandOutput:
     """What a criterion's command printed: it may print without end, so that of more than 16 Mi characters the middle is left out."""
 
     TAIL_CHARS = 64 * 1024
@@ -5462,7 +6344,7 @@ class Output:
         self._left = SEARCH_LIMIT_BYTES
         self._tail = ""
 
-    def take(self, source: str, data: str) -> None:
+    def take(self, source: str, data: str, seq: int) -> None:
         head, rest = data[:self._left], data[self._left:]
         self._pieces += [head] if head else []
         self._left -= len(head)
@@ -5470,25 +6352,6 @@ class Output:
 
     def text(self) -> str:
         return "".join(self._pieces) + (f"\n…\n{self._tail}" if self._tail else "")
-
-
-class Transcript:
-    """The agent's raw stream in a file, 0600, written as it comes so that it is whole up to the last piece even after a crash.
-    A disk that is full costs the rest of the transcript and a warning, not the work that was paid for."""
-
-    def __init__(self, path: str):
-        self.trouble = ""
-        self._file = open(path, "wb", buffering=0, opener=private_opener)
-
-    def write(self, data: str) -> None:
-        if not self.trouble:
-            try:
-                self._file.write(data.encode("utf-8", "replace"))
-            except OSError as error:
-                self.trouble = str(error)
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class JudgeAnswer(NamedTuple):
@@ -5513,6 +6376,10 @@ class Watch:
 
     def elapsed(self) -> float:
         return time.monotonic() - self.started_at
+
+    def catch_up(self) -> None:
+        """Its stream was read from a transcript: when each thing was said is not known, and counts as now."""
+        self.feed("")
 
     def feed(self, data: str) -> None:
         self.stream.feed(data)
@@ -5548,21 +6415,26 @@ class Watch:
 class AttemptRun:
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
-    def __init__(self, task: Task, criteria: Sequence[Criterion], step: Next, number: int, directory: str, before: Snapshot,
-                 earlier: Optional["AttemptRun"], context: Context):
-        self.task, self.criteria, self.step, self.number = task, criteria, step, number
-        self.directory, self.before, self.context = directory, before, context
-        self.resumed = earlier if step.resume else None   # the attempt in whose session this one goes on
-        self.previous = earlier.after if earlier else before
-        self.after = before
+    def __init__(self, work: TaskRun, step: Next, number: int):
+        self.task, self.criteria, self.context = work.task._replace(budget=work.money), work.criteria, work.context
+        self.directory, self.before = work.directory, work.before
+        self.step, self.number = step, number
+        self.label = step.label or unique_label(f"task {work.task.number} of run {work.context.folder.state.run}")
+        self.at = work.at
+        self.resumed = work.run if step.resume else None   # the attempt in whose session this one goes on
+        self.previous = work.run.after if work.run else work.before
+        self.after = work.before
         self.stream = Stream()
         self.changes = Changes()
         self.stderr = ""
-        self.transcript = os.path.join(context.output_dir, f"task-{task.number}-attempt-{number}.jsonl")
+        stem = work.context.folder.task(work.at).stem
+        self.transcript = os.path.join(work.context.folder.path, f"{stem}-attempt-{number}.jsonl")
         self.environment = agent_environment(own_environment(), step.timeout)
-        self.command = build_command(task, step.prompt, split_agent(str(context.options.claude)), context.options.permissions)
+        self.command = build_command(self.task, step.prompt, split_agent(str(work.context.options.claude)), work.context.options.permissions)
         self.command += ["--resume", step.resume] if step.resume else []
         self.process: Optional[Started] = None
+        self.was_started = False
+        self.orphaned = False         # it was left alone and is gone
         self.watch = Watch(self.stream, step.timeout)
         self.lost = ""                # how the bridge was lost while a criterion's command ran
         self.lost_at_start = False    # the agent may or may not run
@@ -5573,9 +6445,9 @@ class AttemptRun:
     def carry_out(self) -> Attempt:
         """The whole attempt: the agent's work, then the verdicts on it. Criteria are judged whenever the agent was started."""
         ended, error = self.run_agent()
-        self.after = take_snapshot(self.directory, self.before, [self.context.output_dir])
+        self.after = take_snapshot(self.directory, self.before, [self.context.folder.path])
         self.changes = compare(self.before, self.after)
-        verdicts = judge(self.criteria, self.evidence(error)) if self.process else ()
+        verdicts = judge(self.criteria, self.evidence(error)) if self.was_started else ()
         if self.context.options.judge and not error and not self.lost:
             verdicts = self.ask_judge(verdicts)
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
@@ -5587,12 +6459,14 @@ class AttemptRun:
         return attempt
 
     def run_agent(self) -> Tuple[Ended, Optional[AgentError]]:
-        """Start the agent and follow it to its end: how that was, and why it has not done its part."""
+        """Start the agent, or take it over, and follow it to its end: how that was, and why it has not done its part."""
         try:
-            transcript = Transcript(self.transcript)
-            with contextlib.closing(transcript):
-                self.process = self.start()
-                ended = self.follow(self.process, transcript)
+            found = self.find() if self.step.label else None
+            if not found and self.launch().started:
+                return self.read_orphan()
+            place = transcript_place(self.transcript) if found else None
+            with contextlib.closing(Transcript(self.transcript, self.context.mask, place)) as transcript:
+                ended = self.take_over(found, place, transcript) if found and place else self.follow(self.start(), transcript)
             return ended, classify_ending(self.stream, ended, self.stderr, time.time())
         except CallError as refusal:
             return Ended("failed"), start_error(refusal, self.command[0], self.directory)
@@ -5602,11 +6476,51 @@ class AttemptRun:
             told = f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output DIR."
             return Ended("failed"), AgentError("unknown", told)
 
+    def launch(self) -> Launch:
+        return self.context.folder.task(self.at).launch or Launch(self.number, self.label, time.time(), "", 0.0)
+
+    def find(self) -> Optional[Mapping[str, Any]]:
+        """The process that was begun and left alone, as the bridge lists it. What else the run had left there, such as a criterion's
+        command, is ended."""
+        client = self.context.client()
+        listed = [process for process in client.processes() if self.context.folder.state.run in str(process.get("label"))]
+        for process in listed:
+            if process["label"] != self.label:
+                client.cancel(Started(process["process_id"], process["pid"]))
+        return next((process for process in listed if process["label"] == self.label), None)
+
+    def take_over(self, found: Mapping[str, Any], place: Place, transcript: Transcript) -> Ended:
+        """Go on with a process where the transcript ends. If its output is no longer whole it is ended, and the attempt read as it is."""
+        self.was_started = True
+        self.stream = self.watch.stream = read_transcript(self.transcript)
+        self.watch.started_at -= read_number(found.get("elapsed"), 0.0)
+        self.watch.catch_up()
+        client = self.context.client()
+        try:
+            self.process = client.attach(found["process_id"], place.seq)
+        except CallError as refusal:
+            client.cancel(Started(found["process_id"], found["pid"]))
+            raise BridgeLost(f"its output is no longer kept: {refusal}") from None
+        transcript.skip(place.chars)
+        return self.follow(self.process, transcript, place.seq)
+
+    def read_orphan(self) -> Tuple[Ended, Optional[AgentError]]:
+        """An attempt that was left alone and is gone: what its transcript says of it. It may have come to its end before."""
+        self.was_started = True
+        self.stream = self.watch.stream = read_transcript(self.transcript)
+        self.stream.finish()
+        duration = max(0.0, modified_at(self.transcript) - self.launch().began_at)
+        if self.stream.is_over:
+            ended = Ended("completed", duration=duration)
+            return ended, classify_ending(self.stream, ended._replace(exit_code=0), "", time.time())
+        self.orphaned = True
+        return Ended("failed", duration=duration), make_error("interrupted", "cc_execute was ended while it ran, and so was it")
+
     def lose_bridge(self, trouble: CcError) -> Tuple[Ended, AgentError]:
         self.lost_at_start = isinstance(trouble, StartLost)
         kind = "cancelled" if self.context.interrupt.signal else "bridge"
         told = str(trouble).rstrip(".")
-        if not self.process and not self.lost_at_start:
+        if not self.was_started and not self.lost_at_start:
             return Ended("failed"), make_error(kind, told)
         ended = Ended("failed", duration=self.watch.elapsed())
         self.sweep()
@@ -5619,25 +6533,27 @@ class AttemptRun:
             self.context.client()
 
     def start(self) -> Started:
-        return self.context.client().start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
-                                           label=f"task {self.task.number}", **self.surroundings())
+        self.process = self.context.client().start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
+                                                   label=self.label, **self.surroundings())
+        self.was_started = True
+        self.context.folder.put(self.at, launch=self.launch()._replace(started=True))
+        return self.process
 
     def surroundings(self) -> Dict[str, Any]:
         """What makes a process run as if it had been started right here, and under the task's limit."""
         return {"cwd": self.directory, "env": self.environment, "umask": current_umask(), "timeout": self.step.timeout}
 
-    def follow(self, process: Started, transcript: Transcript) -> Ended:
-        ended = self.context.client().follow(process, lambda source, data: self.take(source, data, transcript), self.cancels)
+    def follow(self, process: Started, transcript: Transcript, after: int = 0) -> Ended:
+        ended = self.context.client().follow(process, lambda source, data, seq: self.take(source, data, seq, transcript), self.cancels, after)
         if transcript.trouble:
             self.context.warn(f"the transcript {self.transcript} is not whole: {transcript.trouble}")
         return self.watch.ending(ended)
 
-    def take(self, source: str, data: str, transcript: Transcript) -> None:
+    def take(self, source: str, data: str, seq: int, transcript: Transcript) -> None:
         if source == "stderr":
             self.stderr = (self.stderr + data)[-STDERR_CHARS:]
         else:
-            transcript.write(data)
-            self.watch.feed(data)
+            self.watch.feed(transcript.write(data, seq))
 
     def cancels(self) -> int:
         """How often the agent has to be cancelled by now: for the user, or for what the watch has seen."""
@@ -5658,28 +6574,20 @@ class AttemptRun:
         return make_error("cancelled", "It was cancelled while its criteria were checked") if cut else None
 
     def evidence(self, error: Optional[AgentError]) -> Evidence:
-        return Evidence(self.directory, self.before, self.changes, self.calls(), self.text(), None if error else self.run_command)
+        session = self.session()
+        return Evidence(self.directory, self.before, self.changes, session_calls(session), session_text(session),
+                        None if error else self.run_command)
 
-    def calls(self) -> Tuple[ToolCall, ...]:
-        """The tool calls of the whole session, also of the attempts that this one goes on with; how a call ended whose result never
-        came is not known."""
-        own = (call if call.finished else call._replace(finished=True, failed=None, background="cut") for call in self.stream.calls.values())
-        return (self.resumed.calls() if self.resumed else ()) + tuple(own)
-
-    def text(self) -> str:
-        """Claude's last text, behind those of the attempts that this one goes on with."""
-        return "\n\n".join([*(self.resumed.said() if self.resumed else []), self.stream.text])
-
-    def said(self) -> List[str]:
-        """The last text of each part of the session so far, without the errors that ended them."""
-        return (self.resumed.said() if self.resumed else []) + self.stream.texts[-1:]
+    def session(self) -> List[Stream]:
+        """What was said in the whole session, also in the attempts that this one goes on with."""
+        return (self.resumed.session() if self.resumed else []) + [self.stream]
 
     def run_command(self, command: str) -> CommandResult:
         """Run a criterion's command through the bridge, under the task's limit; nothing of it stays behind."""
-        output = Output()
+        output = CommandOutput()
         try:
             client = self.context.client()
-            process = client.start(["sh", "-c", command], label="criterion", **self.surroundings())
+            process = client.start(["sh", "-c", command], label=self.label_for("criterion"), **self.surroundings())
             ended = client.follow(process, output.take, lambda: self.checking(command))
             if ended.survivors:
                 client.cancel(process)
@@ -5690,6 +6598,9 @@ class AttemptRun:
         how = f"it ran into the time limit of {self.step.timeout:g} s" if ended.status == "timeout" else f"{ended.signal or ended.status}"
         note = "" if good else how if ended.status == "timeout" else f"{how} after {ended.duration:.1f} s"
         return CommandResult(ended.exit_code if good else None, output.text(), note)
+
+    def label_for(self, what: str) -> str:
+        return unique_label(f"{what} of run {self.context.folder.state.run}")
 
     def checking(self, command: str) -> int:
         """Asked while a criterion's command runs: shows it, and says how often it has to be cancelled by now."""
@@ -5713,9 +6624,9 @@ class AttemptRun:
         return Attempt(
             self.number, self.step.prompt, tuple(self.command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
-            self.transcript, verdicts, self.stream.text, changed, self.process is not None, self.judge_cost, resumed=bool(self.resumed),
+            self.transcript, verdicts, self.stream.text, changed, self.was_started, self.judge_cost, resumed=bool(self.step.resume),
             retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start,
-            given_up=self.judge_given_up)
+            given_up=self.judge_given_up, orphaned=self.orphaned)
 
     def own_cost(self) -> Optional[float]:
         """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
@@ -5770,8 +6681,10 @@ class AttemptRun:
             if money <= 0:
                 return JudgeAnswer({}, "the budget is used up")
         try:
-            with contextlib.closing(Transcript(self.transcript.replace(".jsonl", "-judge.jsonl"))) as transcript:
+            path = self.transcript.replace(".jsonl", "-judge.jsonl")
+            with contextlib.closing(Transcript(path, self.context.mask)) as transcript:
                 error = self.run_judge(prompt, watch, transcript, money)
+            os.remove(place_path(path))
         except (CallError, BridgeLost, NotReady, OSError) as trouble:
             return JudgeAnswer({}, str(trouble))
         if not (stream.cost_usd is None and watch.is_free()):
@@ -5784,16 +6697,15 @@ class AttemptRun:
         """Run the judge to its end; returns why it has not done its part, if so."""
         errors: List[str] = []
 
-        def take(source: str, data: str) -> None:
+        def take(source: str, data: str, seq: int) -> None:
             if source == "stdout":
-                transcript.write(data)
-                watch.feed(data)
+                watch.feed(transcript.write(data, seq))
             else:
                 errors.append(data)
 
         client = self.context.client()
         command = judge_argv(split_agent(str(self.context.options.claude)), self.task.model, money)
-        process = client.start(command, stdin=prompt, stop_signal="SIGINT", label=f"judge of task {self.task.number}",
+        process = client.start(command, stdin=prompt, stop_signal="SIGINT", label=self.label_for("judge"),
                                **{**self.surroundings(), "timeout": watch.limit})
         ended = client.follow(process, take, lambda: min(2, self.context.interrupt.count) or int(bool(watch.why_end())))
         if ended.survivors:
@@ -5888,23 +6800,180 @@ def exit_status(result: TaskResult) -> int:
 
 
 def remember(result: TaskResult, context: Context) -> None:
-    """Put a task's outcome into the history; a store that cannot take it costs a warning."""
-    if result.status in ("cancelled", "skipped") or exit_status(result) == 3:
+    """Put a task's outcome into the history. A task that is gone on with takes the place of what was stored of it."""
+    if exit_status(result) == 3:
         return                        # it says nothing about the work
-    last = result.attempts[-1]
+    task, last, run = result.task, result.attempts[-1], context.folder.state.run
+    fingerprint = task_fingerprint(spec_task(task, context.spec))
     record = Record(
-        normalise(result.task.prompt), sum(attempt.duration for attempt in result.attempts), result.status, time.time(),
-        os.path.basename(context.spec.file), spec_version(context.spec), last.timeout, last.error.kind if last.error else None,
-        total_cost(result.attempts), len(result.attempts))
-    try:
-        context.history.add(record, result.attempts)
-    except StoreError as error:
-        context.warn(f"the history could not be written: {error}")
+        normalise(task.prompt), sum(attempt.duration for attempt in result.attempts), result.status, time.time(), context.folder.state.spec,
+        spec_version(context.spec), last.timeout, last.error.kind if last.error else None, total_cost(result.attempts), len(result.attempts),
+        longest_attempt(result), run, f"{run}/{task.number}/{fingerprint}")
+    attempts = tuple(AttemptRecord(attempt.number, attempt.duration, attempt.timeout, attempt.error.kind if attempt.error else None,
+                                   attempt.cost_usd, passed(task, attempt, context.options.strict)) for attempt in result.attempts)
+    context.history.remember(Entry(record, attempts, spec_outline(context.spec, lambda task: read_criteria(task.criteria))))
 
 
-def spec_version(spec: Spec) -> str:
-    import hashlib
-    return hashlib.sha256(spec.text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+def longest_attempt(result: TaskResult) -> float:
+    """Seconds that say how long such an attempt takes: see Record."""
+    whole = [attempt.duration for attempt in result.attempts if not attempt.ended_by("timeout", "stalled")]
+    return result.attempts[-1].duration if result.status == "timeout" or not whole else max(whole)
+
+
+# -- tasks: each with its attempts, kept in the run's folder as they begin and end
+
+def next_step(task: Task, attempts: Sequence[Attempt], retries: int, context: Context) -> Union[Next, Stop]:
+    import random
+    if passed(task, attempts[-1], context.options.strict) or context.interrupt.signal:
+        return Stop("")
+    return plan_retry(task, attempts, retries, context.options.timeout, context.patience(), random.random())
+
+
+def tell_of_attempt(task: Task, attempt: Attempt, context: Context) -> None:
+    """What its error does not say: an unknown cost, and work that was left running."""
+    context.observer.attempt_ended(attempt)
+    if attempt.paid_usd is None:
+        context.warn(f"task {task.number}, attempt {attempt.number}: what it cost is not known, since no result of its last turn says so")
+    for work in attempt.unfinished:
+        context.warn(f"task {task.number}, attempt {attempt.number}: still running in the background when Claude ended its turn, and ended "
+                     f"with it: {shorten(work, 200)}")
+
+
+def had_done_its_part(attempt: Attempt) -> bool:
+    stream = read_transcript(attempt.transcript)
+    return stream.is_over and is_clean(stream.result)
+
+
+class TaskRun:
+    """A task under way: its attempts one after the other, each kept in the run's folder as it begins and as it ends."""
+
+    def __init__(self, task: Task, at: int, attempts: List[Attempt], context: Context):
+        self.task, self.at, self.attempts, self.context = task, at, attempts, context
+        self.criteria = read_criteria(task.criteria)
+        self.retries = choose_retries(task, context.options)
+        self.directory = task_directory(task, context.directory)
+        self.before = Snapshot({})
+        self.run: Optional[AttemptRun] = None
+        self.money: Optional[float] = None
+
+    def first_step(self, kept: TaskState) -> Union[Next, Stop]:
+        """What comes first: the task itself, an attempt that was left alone, or what follows the last one. Stop: it had come to its end."""
+        options, strict = self.context.options, self.context.options.strict
+        if kept.launch:
+            return Next(kept.launch.prompt, kept.launch.timeout, kept.launch.resume, retry=kept.launch.retry, label=kept.launch.label)
+        if not self.attempts:
+            limit = choose_limit(self.task, options, self.context.history)
+            self.context.observer.limit_chosen(limit)
+            return Next(self.task.prompt, limit.seconds, retry=False)
+        if strict:
+            self.attempts[-1] = self.attempts[-1]._replace(verdicts=tuple(map(refuse_weak, self.attempts[-1].verdicts)))
+        if passed(self.task, self.attempts[-1], strict):
+            return Stop("")
+        if self.attempts[-1].ended_by("cancelled") and had_done_its_part(self.attempts[-1]):
+            return self.judge_again(self.attempts.pop(), kept)
+        return plan_resumption(self.task, self.attempts, self.retries, options.timeout, self.context.patience(), kept.ended_at, time.time())
+
+    def judge_again(self, last: Attempt, kept: TaskState) -> Next:
+        """An attempt that was cancelled when the agent had done its part: it is as if it had been left alone after that."""
+        self.context.ledger.attempts = [attempt for attempt in self.context.ledger.attempts if attempt.transcript != last.transcript]
+        launch = Launch(last.number, "ended", kept.ended_at - last.duration, last.prompt, last.timeout, last.session_id if last.resumed else None,
+                        last.retry, started=True)
+        self.context.folder.put(self.at, attempts=tuple(self.attempts), launch=launch)
+        return Next(launch.prompt, launch.timeout, launch.resume, retry=launch.retry, label=launch.label)
+
+    def carry_on(self, step: Union[Next, Stop]) -> TaskResult:
+        """From this step to the end of the task."""
+        self.look_around()
+        out_of_money = False
+        while isinstance(step, Next):
+            self.money = money_left(self.task, self.attempts, self.context)
+            out_of_money = self.money is not None and self.money <= 0 and not step.label
+            if out_of_money:
+                step = Stop(why_no_money(self.task, self.attempts, self.context))
+            elif step.wait and not wait_for_limit(step.wait, self.last_error_kind(), self.context):
+                return TaskResult(self.task, "cancelled", tuple(self.attempts), self.changes())
+            else:
+                self.attempt(step)
+                step = next_step(self.task, self.attempts, self.retries, self.context)
+        if step.reason:
+            self.context.warn(f"task {self.task.number} was not {'tried again' if self.attempts else 'started'}: {step.reason}")
+        if not self.attempts:
+            return TaskResult(self.task, "skipped", note=step.reason)
+        status = task_status(self.task, self.attempts[-1], self.context.options.strict)
+        return TaskResult(self.task, status, tuple(self.attempts), self.changes(), step.reason, out_of_money)
+
+    def look_around(self) -> None:
+        """The baseline: as it was before the first attempt, which may have been in an earlier part of the run."""
+        folder = self.context.folder
+        kept = folder.baseline(self.at) if self.attempts or folder.task(self.at).launch else None
+        self.before = kept or take_snapshot(self.directory, leave_out=[folder.path])
+        if not kept:
+            folder.keep_baseline(self.at, self.before)
+        for attempt in self.attempts:
+            self.run = self.reopen(attempt)
+
+    def attempt(self, step: Next) -> None:
+        number, folder = len(self.attempts) + 1, self.context.folder
+        self.context.observer.attempt_started(number, step.timeout)
+        self.run = AttemptRun(self, step, number)
+        launch = folder.task(self.at).launch if step.label else None
+        folder.put(self.at, launch=launch or Launch(number, self.run.label, time.time(), step.prompt, step.timeout, step.resume, step.retry))
+        attempt = self.run.carry_out()
+        self.attempts.append(attempt)
+        self.context.ledger.attempts.append(attempt)
+        tell_of_attempt(self.task, attempt, self.context)
+        folder.end_attempt(self.at, self.attempts, self.before, self.run.after)
+
+    def last_error_kind(self) -> str:
+        error = self.attempts[-1].error if self.attempts else None
+        return error.kind if error else ""
+
+    def changes(self) -> Changes:
+        return self.run.changes if self.run else Changes()
+
+    def reopen(self, attempt: Attempt) -> AttemptRun:
+        """An attempt of an earlier part of the run as those after it need it, read from its transcript."""
+        step = Next(attempt.prompt, attempt.timeout, attempt.session_id if attempt.resumed else None, retry=attempt.retry)
+        run = AttemptRun(self, step, attempt.number)
+        run.stream = read_transcript(attempt.transcript)
+        run.stream.finish()
+        run.after = self.context.folder.snapshot_after(self.at, self.before)
+        run.changes = compare(self.before, run.after)
+        return run
+
+
+def run_task(task: Task, context: Context) -> TaskResult:
+    """A task with all its attempts, those of an earlier part of the run included; skipped where there is no money for the first."""
+    at = context.folder.bind(task, spec_task(task, context.spec))
+    kept = context.folder.task(at)
+    work = TaskRun(task, at, [attempt._replace(earlier=True) for attempt in kept.attempts], context)
+    step = work.first_step(kept)
+    if isinstance(step, Stop) and kept.status:
+        status = task_status(task, work.attempts[-1], context.options.strict)   # which --strict may have changed
+        context.observer.say(f"task {task.number} {'had passed' if status == 'passed' else f'had ended ({status})'}: it is not run again")
+        return TaskResult(task, status, tuple(work.attempts), kept.changes, kept.note, kept.out_of_money)
+    result = work.carry_on(step)
+    if result.status not in ("cancelled", "skipped"):
+        remember(result, context)
+        context.folder.put(at, status=result.status, changes=result.changes, note=result.note, out_of_money=result.out_of_money)
+    return result
+
+
+def run_tasks(context: Context) -> List[TaskResult]:
+    """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use."""
+    chosen = chosen_tasks(context.spec, context.options)
+    results: List[TaskResult] = []
+    stopped = False
+    for task in chosen:
+        if stopped or context.interrupt.signal:
+            results.append(TaskResult(task, "skipped"))
+            continue
+        context.observer.task_started(task, len(chosen), task_directory(task, context.directory))
+        result = run_task(task, context)
+        results.append(result)
+        context.observer.task_ended(result)
+        stopped = result.status != "passed" and (not context.options.keep_going or exit_status(result) in (3, 4))
+    return results
 
 
 # ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
@@ -5937,19 +7006,19 @@ def run_document(context: Context, results: Sequence[TaskResult], started_at: fl
     return {
         "schema": SCHEMA, "spec": context.spec.file, "success": all(result.status == "passed" for result in results),
         "confidence": weakest(filter(None, (result.confidence for result in results))), "started_at": iso_time(started_at),
-        "duration": round(duration, 3), "cost_usd": total_cost(attempt for result in results for attempt in result.attempts),
-        "output_dir": context.output_dir, "warnings": list(context.spec.warnings) + context.warnings,
+        "duration": round(duration, 3), "cost_usd": total_cost(context.ledger.attempts),
+        "output_dir": context.folder.path, "warnings": list(context.spec.warnings) + context.warnings,
         "tasks": [task_document(result) for result in results],
     }
 
 
-def plan_document(spec: Spec, options: Options, records: Sequence[Record], warnings: Sequence[str]) -> Dict[str, Any]:
+def plan_document(spec: Spec, options: Options, history: History, warnings: Sequence[str]) -> Dict[str, Any]:
     """What a run would do; the file's own warnings come with those about criteria and tools."""
     directory = check_spec(spec, options)
     agent = split_agent(str(options.claude))
     tasks, found = [], list(spec.warnings)
     for task in chosen_tasks(spec, options):
-        criteria, limit = read_criteria(task.criteria), choose_limit(task, options, records)
+        criteria, limit = read_criteria(task.criteria), choose_limit(task, options, history)
         found += [f"line {line}: {shorten(criterion.text, 100)!r} can only be matched by its words and never counts as proved"
                   for line, criterion in zip(task.criteria_lines, criteria) if criterion.kind == "keywords"]
         if task.tools and options.permissions == "skip":
@@ -5985,10 +7054,16 @@ def paint(text: str, colour: str, stream: Any) -> str:
 
 
 def verdict_line(verdict: Verdict) -> str:
-    mark = paint("met    ", "green", sys.stdout) if verdict.met else paint("NOT MET", "red", sys.stdout)
-    evidence = verdict.evidence[len("judged: "):] if verdict.evidence.startswith("judged: ") else verdict.evidence
-    told = f"{verdict.confidence if verdict.met else 'found'}: {evidence}"
-    return f"  {mark}  {shorten(verdict.criterion.text, 300)}\n           {told}"
+    return told_criterion(**verdict_document(verdict))
+
+
+def told_criterion(text: str, met: bool, confidence: str, evidence: str, kind: str) -> str:
+    """A criterion of the --json document in two lines: whether it is met, and on what evidence."""
+    not_run = evidence.startswith(NEVER_RAN)
+    mark, colour = ("met    ", "green") if met else ("not run", "yellow") if not_run else ("NOT MET", "red")
+    evidence = evidence[len(NEVER_RAN):] if not_run else evidence[len("judged: "):] if evidence.startswith("judged: ") else evidence
+    told = evidence if not_run else f"{confidence if met else 'found'}: {evidence}"
+    return f"  {paint(mark, colour, sys.stdout)}  {shorten(text, 300)}\n           {told}"
 
 
 def tally(verdicts: Iterable[Verdict]) -> str:
@@ -6021,6 +7096,7 @@ class Terminal(Observer):
 
     def __init__(self, verdicts: bool = True) -> None:
         self.verdicts = verdicts      # off under --json: stdout is the document's
+        self.mask = make_mask(os.environ)
         self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.title, self.attempt, self.limit, self.told, self.told_at, self.shown_at = "", 0, 0.0, "", 0.0, 0.0
         self.last: Optional[Attempt] = None
@@ -6030,7 +7106,7 @@ class Terminal(Observer):
     def show(self, text: str, stream: Any, end: str = "\n") -> None:
         """Print; a terminal or reader that has gone costs what it would have shown, never the run: result.json has it all."""
         with contextlib.suppress(OSError):
-            print(text, end=end, file=stream, flush=True)
+            print(self.mask(text), end=end, file=stream, flush=True)
 
     def say(self, text: str) -> None:
         self._clear()
@@ -6042,6 +7118,10 @@ class Terminal(Observer):
         if self.verdicts:
             elsewhere = "" if directory == os.getcwd() else f"\n  in {directory}"
             self.show(paint(f"Task {task.number}: {shorten(task.title or task.prompt, 100)}", "bold", sys.stdout) + elsewhere, sys.stdout)
+
+    def limit_chosen(self, limit: Limit) -> None:
+        if limit.basis:
+            self.say(f"{self.title}: limit {limit.seconds:g} s ({limit.basis})")
 
     def attempt_started(self, number: int, limit: float) -> None:
         self.attempt, self.limit, self.told, self.told_at = number, limit, "", time.monotonic()
@@ -6141,26 +7221,29 @@ def run_summary(document: Mapping[str, Any]) -> str:
 SOURCES = {"option": "--timeout", "history": "from the history", "default": "estimated"}
 
 
-def print_plan(document: Mapping[str, Any], spec: Spec, options: Options) -> None:
+def print_plan(document: Mapping[str, Any], spec: Spec, options: Options, mask: Callable[[str], str]) -> None:
     """A dry run's page: how each task was read and from which lines, what would be run, and how each criterion would be checked."""
+    def show(text: str) -> None:
+        print(mask(text))
+
     warnings = document["warnings"]
     told = f", {plural(len(warnings), 'warning')} below" if warnings else ""
-    print(f"{printable(document['spec'])}: {plural(len(document['tasks']), 'task')}{told}; nothing is run")
+    show(f"{printable(document['spec'])}: {plural(len(document['tasks']), 'task')}{told}; nothing is run")
     for task, plan in zip(chosen_tasks(spec, options), document["tasks"]):
         title = f"Task {task.number}" + (f": {shorten(task.title, 100)}" if task.title else "")
-        print(f"\n{paint(title, 'bold', sys.stdout)} (line {task.line})")
+        show(f"\n{paint(title, 'bold', sys.stdout)} (line {task.line})")
         for name, value in plan_rows(task, plan, options):
-            print(f"  {name:<11} {value}")
+            show(f"  {name:<11} {value}")
         for number, (criterion, line) in enumerate(zip(plan["criteria"], task.criteria_lines), 1):
-            print(f"  {number:>2}. {shorten(criterion['text'], 400)} (line {line})")
-            print(f"      {paint(criterion['kind'] + ': ' + shorten(criterion['check'], 400), 'dim', sys.stdout)}")
+            show(f"  {number:>2}. {shorten(criterion['text'], 400)} (line {line})")
+            show(f"      {paint(criterion['kind'] + ': ' + shorten(criterion['check'], 400), 'dim', sys.stdout)}")
         for command in dict.fromkeys(criterion["command"] for criterion in plan["criteria"] if "command" in criterion):
-            print(f"  {'will be run':<11} {shorten(command, 400)}")
+            show(f"  {'will be run':<11} {shorten(command, 400)}")
     if spec.outside:
         ranges = [f"{first}-{last}" if last > first else str(first) for first, last in spec.outside]
-        print(f"\nin no task: line{'s' if len(ranges) > 1 or '-' in ranges[0] else ''} {', '.join(ranges)}")
+        show(f"\nin no task: line{'s' if len(ranges) > 1 or '-' in ranges[0] else ''} {', '.join(ranges)}")
     for warning in warnings:
-        print(f"{paint('warning', 'yellow', sys.stdout)}: {warning}")
+        show(f"{paint('warning', 'yellow', sys.stdout)}: {warning}")
 
 
 def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator[Tuple[str, str]]:
@@ -6191,54 +7274,137 @@ def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator
 
 
 def print_stats(document: Mapping[str, Any]) -> None:
+    """The metrics for people: over all, by spec, and by each spec's versions."""
     graduated = ", GRADUATED" if document["graduated"] else f", not graduated yet ({GRADUATION} successes, and {GRADUATION} for each failure)"
     print(f"Success/Failure ratio: {document['ratio']}{graduated}\nLast updated: {document['last_updated'] or 'never'}")
-    for row in document["versions"]:
-        cost = f", ${row['cost_usd']:.4f}" if row["cost_usd"] is not None else ""
-        errors = f", errors: {', '.join(row['errors'])}" if row["errors"] else ""
-        limit = f" of {row['timeout']:g} s" if row["timeout"] else ""
-        print(f"  {row['spec']} {row['version']} since {row['since']}: {row['successes']} of {plural(row['runs'], 'run')} passed, "
-              f"typically {row['typical_duration']:g} s{limit}{cost}{errors}")
+    for row in document["specs"]:
+        print(f"\n{printable(row['spec'])}: {row['ratio']}{', GRADUATED' if row['graduated'] else ''}{told_figures(row)}")
+        for version in document["versions"]:
+            if version["spec"] == row["spec"]:
+                print(f"  v{version['number']} {version['version']} since {version['since']}: {version['result']} in "
+                      f"{plural(version['runs'], 'run')}{told_figures(version)}\n     {version['change']}")
+
+
+def told_figures(row: Mapping[str, Any]) -> str:
+    """", typically 9.5 s of 60 s, $0.1200, errors: 2 timeout, 1 criteria"."""
+    limit = f" of {row['timeout']:g} s" if row["timeout"] else ""
+    cost = f", ${row['cost_usd']:.4f}" if row["cost_usd"] is not None else ""
+    errors = ", ".join(f"{count} {kind}" for kind, count in row["errors"].items())
+    return f", typically {row['typical_duration']:g} s{limit}{cost}" + (f", failures: {errors}" if errors else "")
+
+
+def print_markdown(document: Mapping[str, Any]) -> None:
+    """The metrics as the seed's block, ready to be pasted into a spec."""
+    several = len(document["specs"]) > 1
+    rows = [(f"{row['spec']} v{row['number']}" if several else f"v{row['number']}", row["change"], row["result"]) for row in document["versions"]]
+    if document["graduated"]:
+        rows.append(("Final", f"Achieved {document['ratio']} ratio, ready for graduation", "Graduated ✅"))
+    table = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(("Version", "Change & Reason", "Result"), *table)]
+    print(f"{MARKDOWN_TITLE}\n- **Success/Failure Ratio**: {document['ratio']}{' ✅ GRADUATED!' if document['graduated'] else ''}")
+    print(f"- **Last Updated**: {(document['last_updated'] or 'never')[:10]}\n- **Evolution History**:")
+    for row in (["Version", "Change & Reason", "Result"], [":" + "-" * (width - 1) for width in widths], *table):
+        print("  | " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
 
 
 # ---- Module: plain data in, plain data out ----
 
-def user_folder(variable: str, fallback: str) -> str:
-    """A folder of the user's by the XDG base directory specification; a relative value there is to be ignored."""
-    base = os.environ.get(variable, "")
-    return os.path.join(base if os.path.isabs(base) else os.path.expanduser(os.path.join("~", fallback)), "cc_execute")
+def usual_store() -> str:
+    return os.environ.get("CC_EXECUTE_STORE") or os.path.join(user_folder("XDG_DATA_HOME", ".local/share"), "history.sqlite3")
 
 
-def open_history(options: Options) -> History:
-    usual = os.path.join(user_folder("XDG_DATA_HOME", ".local/share"), "history.sqlite3")
-    store = options.store or os.environ.get("CC_EXECUTE_STORE") or usual
-    if "://" in store:
-        raise UsageError(f"--store {store!r}: this version keeps its history in an SQLite file; expected a path")
-    return History(os.path.abspath(store))
+def open_history(options: Options, warn: Callable[[str], None]) -> History:
+    return History(open_store(options.store or usual_store()), warn)
 
 
-def read_records(history: History, warnings: List[str]) -> Sequence[Record]:
-    try:
-        return history.records()
-    except StoreError as error:
-        warnings.append(f"the history could not be read: {error}")
-        return ()
-
+# -- where a run is kept
 
 def make_output_dir(options: Options, spec: Spec, of_several: int) -> str:
     """The folder for transcripts and the result, 0700: --output, else a new one under the user's state directory."""
-    stem = re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(spec.file))[0]).strip("-") or "spec"
-    if options.output:
-        folder = os.path.abspath(os.path.join(options.output, f"{of_several}-{stem}") if of_several else options.output)
-    else:
+    folder = named_output(options.output, spec, of_several)
+    if not folder:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10 ** 9:09d}"
-        folder = os.path.join(user_folder("XDG_STATE_HOME", ".local/state"), "runs", f"{stamp}-{stem}")
+        folder = os.path.join(runs_folder(), stamp + run_suffix(known_as(spec)))
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
         kind = UsageError if options.output else NotReady
         raise kind(f"the output folder {folder!r} cannot be made: {error.strerror}; name another with --output DIR.") from None
     return folder
+
+
+def named_output(output: Optional[str], spec: Spec, of_several: int) -> str:
+    """The folder that --output means for a spec: one within it if there are several. "" without it."""
+    if not output:
+        return ""
+    stem = re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(spec.file))[0]).strip("-") or "spec"
+    return os.path.abspath(os.path.join(output, f"{of_several}-{stem}") if of_several else output)
+
+
+class Job(NamedTuple):
+    """A spec to be run: with which options, and the run to go on with, if so."""
+    spec: Spec
+    options: Options
+    given: Mapping[str, Any]          # of the options, those that were given, now or when the run began
+    number: int = 0                   # of several
+    folder: str = ""
+    state: Optional[RunState] = None
+
+
+def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
+    """What is to be run, checked, so that nothing is begun when something of it cannot be. Raises UsageError."""
+    jobs: List[Job] = []
+    for number, spec in enumerate(specs, 1):
+        batch = next((job.state.batch for job in jobs if job.state), "")
+        jobs.append(make_job(spec, given, number if len(specs) > 1 else 0, batch))
+    if (given.get("resume") or given.get("resume_from")) and not any(job.state for job in jobs):
+        raise UsageError(f"there is no run of {' or '.join(spec.file for spec in specs)} to go on with in "
+                         f"{given.get('resume_from') or given.get('output') or runs_folder()}; expected one, or no --resume")
+    return jobs
+
+
+def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Job:
+    wanted = Options(**given)
+    folder, state = find_run(spec, given, number, batch) if wanted.resume or wanted.resume_from else ("", None)
+    if state:
+        missing = [name for name in state.withheld if name not in given]
+        if missing:
+            raise UsageError(f"--{missing[0]} held a secret, which the run in {folder} did not keep; expected it to be given again")
+        given = {**state.options, **given}
+    options = with_agent(Options(**given))
+    check_amounts(options)
+    split_agent(str(options.claude))
+    parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
+    open_store(options.store or usual_store())
+    check_spec(spec, options)
+    return Job(spec, options, given, number, folder, state)
+
+
+def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Tuple[str, Optional[RunState]]:
+    """The folder and state of the run to go on with: of the named folder, else the spec's last one (in --cwd, if that is given).
+    Of several specs it is one that the same command began; ("", None) for one that had not begun."""
+    named = named_output(given.get("resume_from") or given.get("output"), spec, number)
+    if named:
+        absent = (number or not given.get("resume_from")) and not os.path.exists(os.path.join(named, STATE_FILE))
+        return ("", None) if absent else (named, read_state(named))
+    for folder in runs_of(known_as(spec)):
+        if os.path.exists(os.path.join(folder, STATE_FILE)):
+            state = read_state(folder)
+            elsewhere = "cwd" in given and os.path.abspath(given["cwd"]) != state.directory
+            if not elsewhere and (not batch or state.batch == batch):
+                return folder, state
+    return "", None
+
+
+def begin_state(job: Job, directory: str, batch: str, mask: Callable[[str], str]) -> RunState:
+    """The state of a run that is just beginning. An option that holds a secret is not kept."""
+    import secrets
+    run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    kept = {name: value for name, value in job.given.items() if name not in ("resume", "resume_from", "output")}
+    withheld = tuple(name for name, value in kept.items() if masked(value, mask) != value)
+    options = {name: value for name, value in kept.items() if name not in withheld}
+    return RunState(STATE_VERSION, run, batch or run, known_as(job.spec), job.spec.file, directory, time.time(),
+                    options={**options, "cwd": directory}, withheld=withheld)
 
 
 def with_agent(options: Options) -> Options:
@@ -6248,49 +7414,73 @@ def with_agent(options: Options) -> Options:
 
 def check_amounts(options: Options) -> None:
     """The numbers among the options, which `run_spec` takes as they come. Raises UsageError."""
-    for name, least in (("timeout", 0.001), ("budget", 0.000001), ("max_wait", 0), ("retries", 0), ("max_turns", 1)):
+    for name, least in (("timeout", 0.001), ("budget", 0.000001), ("max_wait", 0), ("retries", 0), ("max_turns", 1), ("keep", 1)):
         value = getattr(options, name)
         if value is not None and not (isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 10 ** 9):
             raise UsageError(f"{name} is {value!r}; expected a number from {least:g} up")
 
 
-def execute(spec: Spec, options: Options, interrupt: Interrupt, observer: Observer,
-            of_several: int = 0) -> Tuple[Dict[str, Any], int]:
-    """Run a spec: the --json document and the exit status."""
-    clients: List[BridgeClient] = []
+def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "") -> Tuple[Dict[str, Any], int, str]:
+    """Run a spec, or go on with its run: the --json document, the exit status, and the batch that the run belongs to."""
+    mask = make_mask(os.environ)
+    directory = check_spec(job.spec, job.options)
+    path = job.folder or make_output_dir(job.options, job.spec, job.number)
+    with contextlib.closing(RunFolder(path, job.state or begin_state(job, directory, batch, mask), mask)) as folder:
+        if job.state:
+            observer.say(f"going on with the run in {path}, which works in {directory}")
+        elif not job.options.output:
+            prune_runs(folder.state.spec, job.options.keep)
+        document, status = run_in(folder, job, directory, interrupt, observer, mask)
+        return masked(document, mask), status, folder.state.batch
 
-    def client() -> BridgeClient:
-        if not clients:
-            clients.append(connect_bridge(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), observer.say))
-            clients[0].hurry, clients[0].say = lambda: interrupt.count > 1, observer.say
-        return clients[0]
 
-    def disconnect() -> None:
-        while clients:
-            clients.pop().close()
-
-    check_amounts(options)
-    options = with_agent(options)
-    split_agent(options.claude)
-    parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
-    directory, warnings, history = check_spec(spec, options), [], open_history(options)
-    output_dir, records = make_output_dir(options, spec, of_several), read_records(history, warnings)
-    started_at, clock = time.time(), time.monotonic()
-    context = Context(options, spec, directory, output_dir, history, records, interrupt, observer, client, disconnect, warnings, Ledger())
-    for warning in list(spec.warnings) + warnings:
+def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer,
+           mask: Callable[[str], str]) -> Tuple[Dict[str, Any], int]:
+    """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
+    connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer)
+    warnings, ledger = list(folder.state.warnings), Ledger()
+    ledger.attempts += [attempt for kept in folder.state.tasks for attempt in kept.attempts]
+    history = open_history(job.options, lambda text: context.warn(text))
+    context = Context(job.options, job.spec, directory, folder, history, mask, interrupt, observer, connector.client, connector.disconnect,
+                      warnings, ledger)
+    for warning in job.spec.warnings:
         observer.say(warning)
     try:
         results = run_tasks(context)
     finally:
-        disconnect()
-    document = run_document(context, results, started_at, time.monotonic() - clock)
+        connector.disconnect()
+        folder.save()
+    if folder.trouble:
+        context.warn(folder.trouble)
+    document = run_document(context, results, folder.state.started_at, folder.elapsed())
     try:
-        write_private(os.path.join(context.output_dir, "result.json"), json.dumps(document, indent=1) + "\n")
+        write_private(os.path.join(folder.path, "result.json"), json.dumps(masked(document, mask), indent=1) + "\n")
     except OSError as error:
         context.warn(f"result.json could not be written: {error}")
         document["warnings"].append(context.warnings[-1])
     by_signal = [128 + interrupt.signal] if interrupt.signal else []
     return document, worst_status([exit_status(result) for result in results] + by_signal + [int(not document["success"])])
+
+
+class Connector:
+    """The way to the bridge: connected on first use, and again after `disconnect`."""
+
+    def __init__(self, url: Optional[str], folder: RunFolder, interrupt: Interrupt, observer: Observer):
+        self._url, self._folder, self._interrupt, self._say = url, folder, interrupt, observer.say
+        self._client: Optional[BridgeClient] = None
+
+    def client(self) -> BridgeClient:
+        if self._client is None:
+            left_at = self._folder.state.bridge if self._folder.in_flight() else ""
+            self._client = (connect_again(left_at) if left_at else None) or connect_bridge(self._url, self._say)
+            self._client.hurry, self._client.say = lambda: self._interrupt.count > 1, self._say
+            self._folder.note_bridge(str(self._client.address))
+        return self._client
+
+    def disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client:
+            client.close()
 
 
 def worst_status(statuses: Iterable[int]) -> int:
@@ -6308,8 +7498,110 @@ def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str,
     name = os.fspath(text_or_path)
     is_path = name is not text_or_path or re.fullmatch(r"\S+\.(?:txt|md)", name) or ("\n" not in name and os.path.isfile(name))
     spec = load_spec(name) if is_path else parse_spec(name)
-    return execute(spec, Options(**options), Interrupt(), Observer())[0]
+    job, = make_jobs([spec], options)
+    return execute(job, Interrupt(), Observer())[0]
 
+
+# -- replay: a kept transcript judged again
+
+def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any], int]:
+    """The --json document and exit status of a task whose one attempt is this transcript, judged by the spec and the files as they are
+    now. Nothing is run or kept. What the run had kept beside the transcript is used: the baseline, how the attempt ended, and the
+    attempts that it went on with. Raises UsageError for a transcript that cannot be read."""
+    check_transcript(transcript)
+    directory, started_at = check_spec(spec, options), time.time()
+    task = replayed_task(spec, options, transcript)
+    kept = kept_attempts(transcript)
+    session = [read_transcript(path) for path in session_paths(transcript, kept)]
+    for stream in session:
+        stream.finish()
+    error = replayed_error(session[-1], kept)
+    evidence = replayed_evidence(session, task_directory(task, directory), transcript)
+    verdicts = judge(read_criteria(task.criteria), evidence, options.strict)
+    attempt = replayed_attempt(task, transcript, session[-1], error or denied(session[-1], verdicts, options.permissions), verdicts, kept)
+    result = TaskResult(task, task_status(task, attempt, options.strict), (attempt,), evidence.changes)
+    document = {
+        "schema": SCHEMA, "spec": spec.file, "success": result.status == "passed", "confidence": result.confidence,
+        "started_at": iso_time(started_at), "duration": round(time.time() - started_at, 3), "cost_usd": total_cost([attempt]),
+        "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": list(spec.warnings), "tasks": [task_document(result)]}
+    return masked(document, make_mask(os.environ)), worst_status([exit_status(result), int(result.status != "passed")])
+
+
+def check_transcript(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            found = any(read_events(line.decode("utf-8", "replace")) for line in file)
+    except OSError as error:
+        raise UsageError(f"--replay {path!r}: {error.strerror}; expected a transcript") from None
+    if not found:
+        raise UsageError(f"--replay {path!r} holds no line of stream-json; expected a transcript such as task-1-attempt-1.jsonl")
+
+
+def replayed_task(spec: Spec, options: Options, transcript: str) -> Task:
+    """The task that a transcript is of: --task, or what the file's name says, or the only one."""
+    named = re.match(r"task-(\d+)(?:-again-\d+)?-attempt-", os.path.basename(transcript))
+    numbers = list(options.tasks) or ([int(named[1])] if named and len(spec.tasks) > 1 else [])
+    chosen = [task for task in chosen_tasks(spec, options) if not numbers or task.number in numbers]
+    if len(chosen) != 1:
+        all_numbers = ", ".join(str(task.number) for task in spec.tasks)
+        raise UsageError(f"--replay {transcript!r}: which of the spec's {plural(len(spec.tasks), 'task')} it is of cannot be told; expected "
+                         f"--task N with one of {all_numbers}")
+    return chosen[0]
+
+
+def kept_attempts(transcript: str) -> Sequence[Attempt]:
+    """The attempts of its task up to the transcript's own, as the state beside it has them; none where there is no such state."""
+    folder, name = os.path.split(os.path.abspath(transcript))
+    try:
+        tasks = read_state(folder).tasks
+    except UsageError:
+        return ()
+    for kept in tasks:
+        names = [os.path.basename(attempt.transcript) for attempt in kept.attempts]
+        if name in names:
+            return kept.attempts[:names.index(name) + 1]
+    return ()
+
+
+def session_paths(transcript: str, attempts: Sequence[Attempt]) -> List[str]:
+    """The transcripts of the session that this one is the last part of, in their order."""
+    paths = [transcript]
+    for at in range(len(attempts) - 1, 0, -1):
+        if not attempts[at].resumed:
+            break
+        paths.insert(0, os.path.join(os.path.dirname(os.path.abspath(transcript)), os.path.basename(attempts[at - 1].transcript)))
+    return paths
+
+
+def replayed_error(stream: Stream, attempts: Sequence[Attempt]) -> Optional[AgentError]:
+    """What the transcript says of the ending; but of what was done to the process it says nothing, and that is taken as it was kept."""
+    last = attempts[-1] if attempts else None
+    if last and last.ended_by("timeout", "stalled", "cancelled", "bridge"):
+        return last.error
+    return classify_ending(stream, Ended("completed", last.exit_code if last else None), "", time.time())
+
+
+def replayed_evidence(session: Sequence[Stream], directory: str, transcript: str) -> Evidence:
+    calls = session_calls(session)
+    stem = re.sub(r"-attempt-\d+(?:-judge)?\.jsonl$", "", os.path.basename(transcript))
+    before = read_baseline(os.path.join(os.path.dirname(os.path.abspath(transcript)), f"{stem}-before.json"))
+    changes = compare(before, take_snapshot(directory, before)) if before else changes_by_tools(calls, directory)
+    return Evidence(directory, before or Snapshot({}, False), changes, calls, session_text(session), None, "a replay runs nothing")
+
+
+def replayed_attempt(task: Task, transcript: str, stream: Stream, error: Optional[AgentError], verdicts: Sequence[Verdict],
+                     attempts: Sequence[Attempt]) -> Attempt:
+    """The attempt as it was kept, with the new verdicts; where it was not, what its result says of it."""
+    result = stream.result or {}
+    told = Attempt(1, task.prompt, (), task.timeout or 0.0, None, read_number(result.get("duration_ms"), 0.0) / 1000, stream.session_id,
+                   stream.cost_usd, result.get("num_turns"), as_mapping(result.get("usage")) or None, None, "", ())
+    kept = attempts[-1] if attempts else told
+    whole = [text.replace(UNTOLD, task.prompt, 1) if text.startswith(UNTOLD) else text for text in (kept.prompt, *kept.command)]
+    return kept._replace(prompt=whole[0], command=tuple(whole[1:]), error=error, verdicts=tuple(verdicts), text=stream.text,
+                         transcript=os.path.abspath(transcript))
+
+
+# -- the steps under the seed's names
 
 def parse_task_request(text: str) -> Task:
     """The (first) task of a spec's text; see Task for its fields. Raises SpecError."""
@@ -6337,11 +7629,16 @@ def evaluate_criteria(output: str, criteria: Sequence[str], directory: Optional[
     results among the agent's `events`, and by its text `output`. Criteria that need a command count as not met: nothing is run."""
     root = os.path.abspath(directory or ".")
     calls = tuple(read_stream(events).calls.values())
-    writes = [call for call in calls if call.name in ("Write", "Edit") and call.finished and not call.failed]
-    written = tuple(dict.fromkeys(os.path.relpath(os.path.join(root, str(call.input.get("file_path", ""))), root) for call in writes))
-    evidence = Evidence(root, Snapshot({}, False), Changes(changed=written, complete=False), calls, output)
+    evidence = Evidence(root, Snapshot({}, False), changes_by_tools(calls, root), calls, output)
     failed = [verdict.criterion.text for verdict in judge(read_criteria(criteria), evidence) if not verdict.met]
     return not failed, failed
+
+
+def changes_by_tools(calls: Iterable[ToolCall], root: str) -> Changes:
+    """What the file tools wrote, where it is not known what was there before."""
+    writes = [call for call in calls if call.name in ("Write", "Edit") and call.finished and not call.failed]
+    written = tuple(dict.fromkeys(os.path.relpath(os.path.join(root, str(call.input.get("file_path", ""))), root) for call in writes))
+    return Changes(changed=written, complete=False)
 
 
 def extract_filename(criterion: str) -> Optional[str]:
@@ -6380,7 +7677,7 @@ def run_over(client: BridgeClient, cmd: Union[str, Sequence[str]], timeout: Opti
     pieces: Dict[str, List[str]] = {"stdout": [], "stderr": []}
     argv = shlex.split(cmd) if isinstance(cmd, str) else list(cmd)
     try:
-        ended = client.run(argv, lambda source, data: pieces[source].append(data), cwd=os.getcwd(), timeout=timeout, umask=current_umask(),
+        ended = client.run(argv, lambda source, data, seq: pieces[source].append(data), cwd=os.getcwd(), timeout=timeout, umask=current_umask(),
                            env=agent_environment(own_environment(), timeout or 600))
     finally:
         client.close()
@@ -6401,7 +7698,8 @@ def execute_via_websocket(cmd: Union[str, Sequence[str]], timeout: Union[None, s
     argv = shlex.split(cmd) if isinstance(cmd, str) else list(cmd)
     prompt = argv[argv.index("-p") + 1] if "-p" in argv[:-1] else ""
     estimated = timeout is None or isinstance(timeout, str)
-    limit = estimate_timeout(prompt, read_records(open_history(Options()), [])).seconds if estimated else float(timeout)
+    alike = open_history(Options(), lambda trouble: None).alike(prompt) if estimated else ()
+    limit = estimate_timeout(prompt, alike).seconds if estimated else float(timeout)
     result = run_command(os.environ.get("CC_EXECUTE_BRIDGE"), argv, limit)
     status = "timeout" if str(result["error"]).startswith("timeout") else "completed"
     ended = Ended(status, result["exit_code"], None, result["duration"], late=status == "timeout")
@@ -6438,13 +7736,13 @@ def make_parser() -> Any:
             raise UsageError(f"{message}; see --help")
 
     parser = Parser(prog="cc_execute.py", description="Have Claude Code do a written piece of work, and prove that it was done.",
-                    epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+                    argument_default=argparse.SUPPRESS, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("specs", nargs="*", metavar="SPEC", help="a file with one task or many; - reads it from standard input")
     add("--dry-run", action="store_true", help="parse and plan only: what would be run, how long it may take, how it would be "
                                                "checked")
     add("--json", action="store_true", help="one JSON document on stdout, nothing else there")
-    add("--task", dest="tasks", metavar="N", type=int, action="append", default=[], help="only task N (may be repeated)")
+    add("--task", dest="tasks", metavar="N", type=int, action="append", help="only task N (may be repeated)")
     add("--keep-going", action="store_true", help="go on with the next task after a failed one")
     add("--timeout", metavar="S", type=option(positive(float), "seconds above 0, such as 45"),
         help="time limit of an attempt in seconds, instead of the spec's or an estimate")
@@ -6455,23 +7753,35 @@ def make_parser() -> Any:
         help="the most turns an attempt may take")
     add("--budget", metavar="USD", type=option(positive(float), "an amount in USD above 0, such as 2.50"),
         help="the most that the whole spec may cost; nothing is started when it is used up")
-    add("--max-wait", metavar="S", type=option(seconds_or_none, "seconds, 0 or more"), default=MAX_WAIT_S,
+    add("--max-wait", metavar="S", type=option(seconds_or_none, "seconds, 0 or more"),
         help=f"how long to wait in all for limits, overload and network trouble to pass (default {MAX_WAIT_S}); longer: exit status 4")
-    add("--cwd", metavar="DIR", default=".", help="where Claude works (default: here)")
-    add("--permissions", choices=("skip", "allowed"), default="skip",
+    add("--cwd", metavar="DIR", help="where Claude works (default: here)")
+    add("--permissions", choices=("skip", "allowed"),
         help="skip (default): --dangerously-skip-permissions; allowed: only the listed tools")
     add("--question", action="store_true", help="put an instruction (Create a config.py with X) as a question (What is a config.py "
                                                 "with X?)")
     add("--strict", action="store_true", help="a criterion that is met only weakly counts as not met")
     add("--judge", action="store_true", help="put what is not proved to a fresh Claude that can only read; its word counts as "
                                              "judged")
-    add("--bridge", metavar="URL", help=f"a bridge other than one's own (default {DEFAULT_BRIDGE}; env CC_EXECUTE_BRIDGE)")
-    add("--store", metavar="FILE", help="the history's SQLite file (env CC_EXECUTE_STORE; default: under the user's data directory)")
-    add("--claude", metavar="CMD", help="the agent's command (default claude; env CC_EXECUTE_CLAUDE)")
-    add("--output", metavar="DIR", help="where transcripts and the result go (default: under the user's state directory)")
-    add("--stats", action="store_true", help="the metrics of the history, of all specs or of SPEC")
+    add_keeping_options(add)
     add("--version", action="version", version=f"cc_execute {VERSION}")
     return parser
+
+
+def add_keeping_options(add: Callable[..., Any]) -> None:
+    """Those of the bridge, the history, and what is kept of a run."""
+    add("--bridge", metavar="URL", help=f"a bridge other than one's own (default {DEFAULT_BRIDGE}; env CC_EXECUTE_BRIDGE)")
+    add("--store", metavar="URL", help="the history: redis://HOST:PORT/DB, or the path of an SQLite file (env CC_EXECUTE_STORE; default: "
+                                       "under the user's data directory)")
+    add("--claude", metavar="CMD", help="the agent's command (default claude; env CC_EXECUTE_CLAUDE)")
+    add("--output", metavar="DIR", help="where transcripts and the result go (default: under the user's state directory)")
+    add("--keep", metavar="N", type=option(positive(int), "a whole number above 0"),
+        help=f"how many runs of a spec to keep there (default {KEPT_RUNS})")
+    add("--resume", action="store_true", help="go on with the spec's last run: what had passed is not run again, what still runs is taken over")
+    add("--resume-from", metavar="DIR", help="go on with the run in that output folder; without SPEC, of the spec that it names")
+    add("--replay", metavar="TRANSCRIPT", help="judge a kept transcript again, by SPEC (and --task N) and the files as they are; runs nothing")
+    add("--stats", action="store_true", help="the metrics of the history, of all specs or of SPEC")
+    add("--markdown", action="store_true", help="with --stats: as the block of Markdown that goes into a spec")
 
 
 def option(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
@@ -6511,7 +7821,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         return 130
     except CcError as error:
-        print(f"cc_execute: {error}", file=sys.stderr)
+        print(make_mask(os.environ)(f"cc_execute: {error}"), file=sys.stderr)
         if "--json" in argv:
             found, _, expected = str(error).partition("; expected ")
             usage = {"file": None, "line": None, "found": found, "expected": expected or "see --help"}
@@ -6537,42 +7847,96 @@ def give_up_stdout(status: int) -> int:
 
 
 def run_command_line(argv: Sequence[str]) -> int:
-    parsed = make_parser().parse_args(argv)
-    options = Options(**{name: value for name, value in vars(parsed).items() if name in Options._fields})
+    import argparse
+    unless_given = argparse.Namespace(dry_run=False, json=False, stats=False, markdown=False, replay=None)
+    parsed = make_parser().parse_intermixed_args(argv, unless_given)   # specs may stand between options
+    named = getattr(parsed, "specs", [])
+    given = {name: value for name, value in vars(parsed).items() if name in Options._fields}
     if parsed.stats:
-        return show_stats(parsed.specs, options, parsed.json)
-    if not parsed.specs:
+        return show_stats(named, Options(**given), parsed)
+    if parsed.markdown:
+        raise UsageError("--markdown was given without --stats; expected both")
+    specs = [load_spec(path) for path in find_specs(named, given)]
+    if parsed.replay:
+        return show_replay(specs, Options(**given), parsed.replay, parsed.json)
+    if parsed.dry_run:
+        return show_plans(specs, Options(**given), parsed.json)
+    return run_specs(make_jobs(specs, given), parsed.json)
+
+
+def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
+    """The files of the specs. A run's folder behind --resume means the run in it, as --resume-from says; that names its spec."""
+    folders = [path for path in named if os.path.isfile(os.path.join(path, STATE_FILE))] if given.get("resume") else []
+    if folders:
+        given["resume_from"] = folders[0]
+    paths = [path for path in named if path not in folders]
+    if not paths and given.get("resume_from"):
+        paths = [read_state(given["resume_from"]).file]
+        if not os.path.isfile(paths[0]):
+            raise UsageError(f"the spec {paths[0]!r} of the run in {given['resume_from']} is no file (any more); expected SPEC beside "
+                             "--resume-from")
+    if not paths:
         print(HINT, file=sys.stderr)
         raise UsageError("no SPEC was given; expected a file, or - for standard input")
-    specs = [load_spec(path) for path in parsed.specs]
-    for spec in specs:
-        check_spec(spec, options)
-    return show_plans(specs, options, parsed.json) if parsed.dry_run else run_specs(specs, options, parsed.json)
+    return paths
 
 
-def show_stats(specs: Sequence[str], options: Options, as_json: bool) -> int:
-    names = {os.path.basename(path) for path in specs}
-    records = [record for record in open_history(options).records() if not names or record.spec in names]
-    document = {"schema": SCHEMA, **metrics(records)}
-    print(json.dumps(document, indent=1)) if as_json else print_stats(document)
+def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_json: bool) -> int:
+    if len(specs) > 1:
+        raise UsageError(f"--replay {transcript!r} was given with {len(specs)} specs; expected the one that it is of")
+    document, status = replay(specs[0], options, transcript)
+    if as_json:
+        print(json.dumps(document, indent=1))
+        return status
+    task, = document["tasks"]
+    attempt, = task["attempts"]
+    print(f"Task {task['number']}, replayed from {attempt['transcript']}: nothing is run")
+    for criterion in attempt["criteria"]:
+        print(told_criterion(**criterion))
+    if attempt["error"]:
+        print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {attempt['error']['message']}")
+    met = sum(criterion["met"] for criterion in attempt["criteria"])
+    not_run = sum(criterion["evidence"].startswith(NEVER_RAN) for criterion in attempt["criteria"])
+    told = "passed" if task["success"] else "not passed"
+    print(f"  {paint(told, 'green' if task['success'] else 'red', sys.stdout)}: {met} of {len(attempt['criteria'])} criteria met"
+          + (f", {not_run} not run" if not_run else ""))
+    return status
+
+
+def show_stats(specs: Sequence[str], options: Options, parsed: Any) -> int:
+    store = open_store(options.store or usual_store())
+    records, outlines = store.records(), store.outlines()
+    names = {name for path in specs for name in (path, spec_name(path))}
+    older = {os.path.basename(path) for path in specs}   # the first version kept no more of the name
+    found = [record for record in records if not specs or record.spec in names or record.spec in older]
+    if specs and not found:
+        known = ", ".join(sorted({record.spec for record in records})) or "none"
+        print(f"cc_execute: nothing is stored of {', '.join(specs)}; known are: {printable(known)}", file=sys.stderr)
+    document = {"schema": SCHEMA, **metrics(found, outlines)}
+    if parsed.json:
+        print(json.dumps(document, indent=1))
+    elif parsed.markdown:
+        print_markdown(document)
+    else:
+        print_stats(document)
     return 0
 
 
 def show_plans(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
     warnings: List[str] = []
-    records = read_records(open_history(options), warnings)
-    options = with_agent(options)
-    plans = [plan_document(spec, options, records, warnings) for spec in specs]
+    mask, options = make_mask(os.environ), with_agent(options)
+    history = open_history(options, warnings.append)
+    plans = [masked(plan_document(spec, options, history, warnings), mask) for spec in specs]
     if as_json:
         print(json.dumps(plans[0] if len(plans) == 1 else {"schema": SCHEMA, "specs": plans}, indent=1))
     else:
         for number, (spec, plan) in enumerate(zip(specs, plans)):
             print("\n" * bool(number), end="")
-            print_plan(plan, spec, options)
+            print_plan(plan, spec, options, mask)
     return 0
 
 
-def run_specs(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
+def run_specs(jobs: Sequence[Job], as_json: bool) -> int:
     """Run the specs one after the other; what makes one end with 3 or 4, or a signal, keeps the rest from starting."""
     import signal
     interrupt = Interrupt()
@@ -6580,17 +7944,18 @@ def run_specs(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:   # nohup means it
             signal.signal(number, interrupt.handle)
     documents, statuses = [], []
-    for number, spec in enumerate(specs, 1):
-        document, status = execute(spec, options, interrupt, Terminal(verdicts=not as_json), number if len(specs) > 1 else 0)
+    batch = next((job.state.batch for job in jobs if job.state), "")
+    for job in jobs:
+        document, status, batch = execute(job, interrupt, Terminal(verdicts=not as_json), batch)
         documents.append(document)
         statuses.append(status)
         if not as_json:
             print(run_summary(document))
         if status not in (0, 1):
             break
-    success = len(documents) == len(specs) and all(document["success"] for document in documents)
+    success = len(documents) == len(jobs) and all(document["success"] for document in documents)
     if as_json:
-        print(json.dumps(documents[0] if len(specs) == 1 else {"schema": SCHEMA, "success": success, "specs": documents}, indent=1))
+        print(json.dumps(documents[0] if len(jobs) == 1 else {"schema": SCHEMA, "success": success, "specs": documents}, indent=1))
     return worst_status(statuses)
 
 

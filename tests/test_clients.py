@@ -262,7 +262,7 @@ WRITER = "import sys, time\nfor n in range(%d):\n    print(n, 'é' * %d, flush=T
 class Output(list):
     """What a process wrote, as `follow` hands it out."""
 
-    def __call__(self, stream: str, data: str) -> None:
+    def __call__(self, stream: str, data: str, seq: int) -> None:
         self.append((stream, data))
 
     def text(self, stream: str = "stdout") -> str:
@@ -336,8 +336,8 @@ class TestBridgeClient:
             client = cc.BridgeClient(address_of(bridge, port=cable.port))
             started = client.start([sys.executable, "-c", WRITER % (60, 5000, 0.02)])
 
-            def take(stream: str, data: str) -> None:
-                output(stream, data)
+            def take(stream: str, data: str, seq: int) -> None:
+                output(stream, data, seq)
                 if len(output.text()) > cable.taken * 50_000:
                     cable.cut()
 
@@ -390,8 +390,8 @@ class TestBridgeClient:
             client = cc.BridgeClient(address_of(bridge, port=cable.port))
             started = client.start(["sh", "-c", "echo before; while [ ! -e go ]; do sleep 0.02; done; echo after; exit 3"], cwd=str(tmp_path))
 
-            def take(stream: str, data: str) -> None:
-                output(stream, data)
+            def take(stream: str, data: str, seq: int) -> None:
+                output(stream, data, seq)
                 if output.text() == "before\n":
                     cable.cut()
                     (tmp_path / "go").touch()
@@ -407,8 +407,8 @@ class TestBridgeClient:
             client = cc.BridgeClient(address_of(bridge, port=cable.port))
             started = client.start([sys.executable, "-c", WRITER % (60, 500, 0.02)])
 
-            def take(stream: str, data: str) -> None:
-                output(stream, data)
+            def take(stream: str, data: str, seq: int) -> None:
+                output(stream, data, seq)
                 if cable.taken == 1 and not cable.is_dead:
                     cable.is_dead = True
                     cable.cut()
@@ -479,7 +479,7 @@ class TestBridgeClient:
         client.TAKE_UP_S = 0.5
         started = client.start(["sh", "-c", "echo ready; exec sleep 600"])
 
-        def take(stream: str, data: str) -> None:
+        def take(stream: str, data: str, seq: int) -> None:
             bridge.process.kill()
             bridge.process.wait()
 

@@ -153,7 +153,7 @@ def test_cc_execute_s_own_client_takes_200_cuts_up_by_itself(bridge, name, monke
     cable, pieces = FrailCable(bridge.port, 3, CUTS), {"stdout": [], "stderr": []}
     address = cc.parse_address(f"ws://127.0.0.1:{cable.port}/?token={bridge.token}")
 
-    def take(stream: str, data: str) -> None:
+    def take(stream: str, data: str, seq: int) -> None:
         pieces[stream].append(data)
         if cable.cuts >= CUTS:
             (tmp_path / "enough").touch()

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 import pytest
 
-from cc_execute import (AgentError, Attempt, CommandResult, Evidence, Next, Output, Stop, Task, ToolCall, Verdict, judge, parse_task_request,
+from cc_execute import (AgentError, Attempt, CommandOutput, CommandResult, Evidence, Next, Stop, Task, ToolCall, Verdict, judge, parse_task_request,
                         plan_retry, read_criteria, refined_prompt, refinement, telling_end)
 
 TASK = Task(1, None, 1, "Create config.py with X.", ("File config.py exists", "Contains X"), 60.0, "be more specific")
@@ -272,10 +272,10 @@ def test_the_end_of_an_output_is_what_can_be_read(output):
 
 
 def test_of_an_output_without_end_the_end_is_kept():
-    kept = Output()
+    kept = CommandOutput()
     for _ in range(20):
-        kept.take("stdout", "x" * 1024 * 1024)
-    kept.take("stderr", "the last words")
+        kept.take("stdout", "x" * 1024 * 1024, 1)
+    kept.take("stderr", "the last words", 2)
     assert kept.text().startswith("xxx") and kept.text().endswith("the last words") and len(kept.text()) < 17 * 1024 * 1024
 
 
