@@ -30,6 +30,7 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".tools" / "hyp
 from hypothesis import HealthCheck, settings  # noqa: E402  (it reads the variable above)
 
 from bridging import RunningBridge, start_bridge  # noqa: E402  (found beside this file)
+from redis_server import RedisServer, running_redis  # noqa: E402
 from support import end_marked, missing  # noqa: E402
 
 # No deadlines: the machine may be busy. Where CI is set, Hypothesis' own profile also takes the same examples each time.
@@ -152,6 +153,12 @@ def bridge(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningBridge]:
     with start_bridge() as running:
         monkeypatch.setenv("CC_EXECUTE_BRIDGE", running.url)
         yield running
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A real redis-server on a free port."""
+    yield from running_redis()
 
 
 @pytest.fixture
