@@ -1,0 +1,590 @@
+"""Runs that are gone on with: after kill -9 at any moment, a signal, a limit, a reboot; what had passed stays, what runs is taken over.
+
+Sections: what is often needed, killed at twenty moments, processes that are taken over, processes that are gone, other ends, what counts,
+which run it is, what changed meanwhile.
+"""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import pytest
+
+from bridging import lives, start_bridge
+from support import ROOT, heed_signals, marked_processes, own_mark, wait_until
+
+pytestmark = pytest.mark.usefixtures("bridge")
+
+SPEC = "Task: Create a.txt\nTimeout: 60\nSuccess Criteria:\n1) creates a.txt\n"
+WRITES = {"write": {"path": "a.txt", "content": "a\n"}}
+LIST = "".join(f"## Task {number}: {name}\nCreate {name}.txt\nTimeout: 60\nSuccess Criteria: creates {name}.txt\n\n" for number, name in enumerate("abc", 1))
+WRITE = {name: {"write": {"path": f"{name}.txt", "content": name}} for name in "abc"}
+AUTHENTICATION = {"api_error": {"text": "Invalid API key · Fix external API key", "status": 401, "error": "authentication_failed"}}
+
+
+# ---- What is often needed. ----
+
+def limited(after: str) -> dict:
+    return {"api_error": {"text": f"API Error: Request rejected (429) · retry after {after}", "status": 429, "error": "rate_limit"}}
+
+
+class Place(NamedTuple):
+    """A folder with a spec, a workspace, homes and a script of its own, in which cc_execute.py is run and killed."""
+    folder: Path
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "workspace"
+
+    def environment(self) -> dict:
+        homes = {name: str(self.folder / name) for name in ("XDG_STATE_HOME", "XDG_DATA_HOME")}
+        agent = {"CC_EXECUTE_CLAUDE": f"{sys.executable} {ROOT / 'tests' / 'stand_in.py'}", "STAND_IN_SCRIPT": str(self.folder / "script.json")}
+        return {**os.environ, **homes, **agent}
+
+    def begin(self, *options: object, spec: Optional[str] = "spec.md") -> subprocess.Popen:
+        command = [sys.executable, str(ROOT / "cc_execute.py"), *([spec] if spec else []), "--json", *map(str, options)]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
+
+    def run(self, *options: object, spec: Optional[str] = "spec.md") -> "Done":
+        process = self.begin("--cwd", self.workspace, *options, spec=spec) if "--resume" not in options else self.begin(*options, spec=spec)
+        stdout, stderr = process.communicate(timeout=120)
+        assert "Traceback" not in stderr, stderr
+        return Done(process.returncode, stdout, stderr)
+
+    def resume(self, *options: object, spec: Optional[str] = "spec.md") -> "Done":
+        return self.run("--resume", *options, spec=spec)
+
+    def kill_when(self, claim, *options: object, number: int = signal.SIGKILL) -> None:
+        process = self.begin("--cwd", self.workspace, *options)
+        try:
+            wait_until(claim, "the moment to end it")
+        finally:
+            process.send_signal(number)
+            process.communicate()
+
+    def starts(self) -> list:
+        record = self.folder / "record.jsonl"
+        return [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+
+    def runs(self) -> list:
+        return sorted((self.folder / "XDG_STATE_HOME" / "cc_execute" / "runs").glob("*"))
+
+    def state(self) -> dict:
+        return json.loads((self.runs()[-1] / "state.json").read_text())
+
+    def transcript(self, name: str = "task-1-attempt-1.jsonl") -> Path:
+        return next((path / name for path in self.runs()[-1:]), Path("/nowhere"))
+
+    def says(self, text: str, name: str = "task-1-attempt-1.jsonl") -> bool:
+        return self.transcript(name).exists() and text in self.transcript(name).read_text()
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> dict:
+        return json.loads(self.stdout)
+
+    def attempts(self, task: int = 0) -> list:
+        return self.json()["tasks"][task]["attempts"]
+
+    def statuses(self) -> list:
+        return [task["status"] for task in self.json()["tasks"]]
+
+
+def make_place(folder: Path, spec: str, *attempts: list) -> Place:
+    (folder / "workspace").mkdir(parents=True)
+    (folder / "spec.md").write_text(spec)
+    (folder / "script.json").write_text(json.dumps({"attempts": attempts, "record": "record.jsonl"}))
+    return Place(folder)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """place(spec, *attempts' steps)"""
+    return lambda spec, *attempts: make_place(tmp_path / "place", spec, *attempts)
+
+
+# ---- Killed at twenty moments: at the end the result equals that of an undisturbed run. ----
+
+MOMENTS = 20
+BUSY_SPEC = """# A working life
+
+## Task 1: One
+Create a.txt
+Success Criteria:
+1) creates a.txt
+2) `sleep 0.3; cat a.txt` prints one
+3) old.txt exists
+
+## Task 2: Two
+Create b.txt
+Timeout: 30
+Success Criteria:
+1) creates b.txt
+2) Output contains hello
+3) It is a good file
+Retry Strategy: really do it
+
+## Task 3: Three
+Create c.txt
+Timeout: 30
+Success Criteria: c.txt contains done
+"""
+BUSY_LIFE = [
+    [{"sleep": 0.3}, {"write": {"path": "a.txt", "content": "one\n"}}, {"sleep": 0.3}],
+    [{"text": "I did it."}, {"sleep": 0.4}],
+    [{"bash": "sleep 0.3; echo hello"}, limited("0.4")],
+    [{"sleep": 0.2}, {"write": {"path": "b.txt", "content": "a good file\n"}}, {"text": "It is a good file."}],
+    [{"text": "thinking"}, {"sleep": 0.5}, {"write": {"path": "c.txt", "content": "done\n"}}, {"sleep": 0.3}, {"result": {"total_cost_usd": 0.5}}],
+]
+
+
+def busy_place(folder: Path) -> Place:
+    place = make_place(folder, BUSY_SPEC, *BUSY_LIFE)
+    (place.workspace / "old.txt").write_text("was here")
+    return place
+
+
+def comparable(document: dict, folder: Path) -> dict:
+    """The document without what differs from one run to the next: times, names of sessions and folders."""
+    text = json.dumps(document).replace(str(folder), "FOLDER")
+    text = re.sub(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "SESSION", text)
+    text = re.sub(r"at \d\d:\d\d \w+ \(in \d+ s\)", "SOON", text)
+    text = re.sub(r"runs/[^\"/]+", "RUN", text)
+    text = re.sub(r'"(duration|started_at)": [^,}]+', r'"\1": "TIME"', text)
+    return json.loads(text)
+
+
+def test_killed_at_twenty_moments_it_ends_like_an_undisturbed_run(tmp_path):
+    began = time.monotonic()
+    undisturbed = busy_place(tmp_path / "undisturbed")
+    done = undisturbed.run()
+    whole = time.monotonic() - began
+    assert done.returncode == 0 and [len(task["attempts"]) for task in done.json()["tasks"]] == [1, 3, 1]
+    expected = comparable(done.json(), undisturbed.folder)
+
+    def kill_and_go_on(moment: int) -> tuple:
+        place = busy_place(tmp_path / f"moment-{moment}")
+        process = place.begin("--cwd", place.workspace)
+        time.sleep(moment * whole / MOMENTS)   # the moment is the input of this test
+        process.kill()
+        process.communicate()
+        again = place.resume()
+        if again.returncode == 2 and "no run" in again.stderr:
+            again = place.run()                # it was killed before there was a run
+        return moment, again.returncode, comparable(again.json(), place.folder) if again.stdout else again.stderr, len(place.starts()), again.json()["cost_usd"]
+
+    with ThreadPoolExecutor(4) as pool:
+        ends = list(pool.map(kill_and_go_on, range(MOMENTS)))
+    different = [(moment, status, starts, document) for moment, status, document, starts, _ in ends if (status, starts, document) != (0, 5, expected)]
+    assert not different, json.dumps(different, indent=1)[:6000]
+    assert {cost for *_, cost in ends} == {0.5}
+
+
+def test_killed_again_and_again_it_still_gets_there(tmp_path):
+    place = busy_place(tmp_path / "often")
+    process = place.begin("--cwd", place.workspace)
+    for _ in range(12):
+        time.sleep(0.45)
+        process.kill()
+        process.communicate()
+        process = place.begin("--resume")
+    stdout, stderr = process.communicate()
+    if process.returncode == 2:
+        stdout = place.run().stdout
+    assert json.loads(stdout)["success"], stderr
+    assert [len(task["attempts"]) for task in json.loads(stdout)["tasks"]] == [1, 3, 1] and len(place.starts()) == 5
+
+
+# ---- Processes that still run are taken over. ----
+
+def test_a_process_that_still_runs_is_taken_over_and_nothing_of_its_output_is_lost(place):
+    lines = [{"raw": json.dumps({"type": "x", "n": number, "pad": "y" * 300})} for number in range(3000)]
+    steps = [step for at in range(0, 3000, 300) for step in (*lines[at:at + 300], {"sleep": 0.15})]
+    there = place(SPEC, [*steps, WRITES])
+    there.kill_when(lambda: there.says('"n": 299,'))
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1 and len(done.attempts()) == 1
+    told = [json.loads(line) for line in there.transcript().read_text().splitlines()]
+    assert [event["n"] for event in told if event["type"] == "x"] == list(range(3000))
+    assert [event["type"] for event in told if event["type"] != "x"] == ["system", "assistant", "user", "result"]
+    assert done.attempts()[0]["exit_code"] == 0 and done.attempts()[0]["duration"] > 1.4
+
+
+def test_a_line_that_was_half_told_is_whole_afterwards(place):
+    long = "x" * 3_000_000
+    there = place(SPEC, [{"raw": "first"}, {"sleep": 0.6}, {"raw": long}, {"sleep": 0.3}, {"raw": "last"}, WRITES])
+    there.kill_when(lambda: there.says("first"))
+    assert there.resume().returncode == 0
+    lines = there.transcript().read_text().split("\n")
+    assert [line if len(line) < 100 else len(line) for line in lines if not line.startswith("{")] == ["first", 3_000_000, "last", ""]
+
+
+def test_a_process_that_has_ended_meanwhile_is_judged(place):
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 0.5}, WRITES])
+    there.kill_when(lambda: there.says("begun"))
+    wait_until(lambda: (there.workspace / "a.txt").exists(), "the agent has ended")
+    time.sleep(0.5)
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1 and done.attempts()[0]["exit_code"] == 0
+    assert done.json()["tasks"][0]["files_changed"]["created"] == ["a.txt"]
+
+
+def test_its_time_limit_goes_on_counting(place):
+    there = place(SPEC.replace("60", "2"), [{"text": "begun"}, {"sleep": 60}])
+    there.kill_when(lambda: there.says("begun"))
+    done = there.resume()
+    assert (done.returncode, done.statuses()) == (1, ["timeout"]) and 1.9 < done.attempts()[0]["duration"] < 6
+
+
+def test_a_criterion_s_command_that_was_running_is_ended_and_run_again(place):
+    command = "echo $$ >>pids; sleep 2; test -f a.txt"
+    there = place(SPEC + f"2) `{command}`\n", [WRITES])
+    there.kill_when(lambda: (there.workspace / "pids").exists())
+    first = int((there.workspace / "pids").read_text())
+    done = there.resume()
+    second = int((there.workspace / "pids").read_text().split()[1])
+    assert done.returncode == 0 and second != first and not lives(first) and len(there.starts()) == 1
+
+
+def test_a_bridge_that_was_named_is_found_again_without_its_name(place, monkeypatch):
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 1}, WRITES])
+    monkeypatch.delenv("CC_EXECUTE_BRIDGE")
+    with start_bridge() as other:
+        there.kill_when(lambda: there.says("begun"), "--bridge", other.url)
+        done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1, done.stderr
+
+
+# ---- Processes that are gone. ----
+
+def test_after_a_reboot_the_session_is_gone_on_with(place, bridge, monkeypatch):
+    there = place(SPEC, [{"text": "begun"}, {"bash": "echo half >half.txt"}, {"sleep": 60}], [WRITES])
+    there.kill_when(lambda: (there.workspace / "half.txt").exists() and there.says('"tool_result"'))
+    bridge.process.kill()
+    bridge.process.wait()
+    wait_until(lambda: not [each for each in marked_processes(own_mark()) if "stand_in.py" in each.command], "the agent has ended with its bridge")
+    with start_bridge() as other:
+        monkeypatch.setenv("CC_EXECUTE_BRIDGE", other.url)
+        done = there.resume()
+    first, second = done.attempts()
+    assert done.returncode == 0 and (first["error"]["kind"], second["error"]) == ("interrupted", None)
+    assert second["prompt"] == "continue" and second["command"][-2:] == ["--resume", first["session_id"]]
+    assert first["cost_usd"] is None and any("cost is not known" in each or "what it cost is not known" in each for each in done.json()["warnings"])
+    assert sorted(done.json()["tasks"][0]["files_changed"]["created"]) == ["a.txt", "half.txt"]
+
+
+def test_an_agent_that_had_done_its_part_is_judged_by_its_transcript(place, bridge, monkeypatch):
+    there = place(SPEC + "2) `touch judging; sleep 3`\n", [{"text": "begun"}, WRITES])
+    there.kill_when(lambda: (there.workspace / "judging").exists())
+    bridge.process.kill()
+    bridge.process.wait()
+    with start_bridge() as other:
+        monkeypatch.setenv("CC_EXECUTE_BRIDGE", other.url)
+        done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1 and len(done.attempts()) == 1
+
+
+def test_what_was_never_started_is_started(place):
+    there = place(SPEC, [WRITES])
+    assert there.run("--output", there.folder / "out").returncode == 0
+    state = json.loads((there.folder / "out" / "state.json").read_text())
+    task, = state["tasks"]
+    launch = {"number": 1, "label": "task 1 of run x ffff", "began_at": time.time(), "prompt": "\0", "timeout": 60.0, "resume": None, "retry": False, "started": False}
+    task.update(attempts=[], status="", launch=launch)
+    (there.folder / "out" / "state.json").write_text(json.dumps(state))
+    (there.workspace / "a.txt").unlink()
+    done = there.resume("--output", there.folder / "out")
+    assert done.returncode == 0 and [start["prompt"] for start in there.starts()] == ["Create a.txt"] * 2
+
+
+# ---- Other ends. ----
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_after_a_signal_the_session_is_gone_on_with(place, number):
+    there = place(LIST, [WRITE["a"]], [{"text": "begun"}, {"bash": "sleep 60"}], [WRITE["b"]], [WRITE["c"]])
+    there.kill_when(lambda: there.says("begun", "task-2-attempt-1.jsonl"), number=number)
+    done = there.resume()
+    assert (done.returncode, done.statuses()) == (0, ["passed"] * 3), done.stderr
+    first, second = done.attempts(1)
+    assert first["error"]["kind"] == "cancelled" and second["prompt"] == "continue" and "--resume" in second["command"]
+    assert [start["prompt"] for start in there.starts()] == ["Create a.txt", "Create b.txt", "continue", "Create c.txt"]
+
+
+def test_a_signal_while_criteria_are_checked_does_not_cost_the_work(place):
+    there = place(SPEC + "2) `echo x >>judging; sleep 2`\n", [WRITES])
+    there.kill_when(lambda: (there.workspace / "judging").exists(), number=signal.SIGINT)
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1 and len(done.attempts()) == 1, done.stderr
+
+
+def test_a_limit_that_took_too_long_is_gone_on_with_later(place):
+    there = place(LIST, [WRITE["a"]], [{"bash": "echo some work"}, limited("2")], [WRITE["b"]], [WRITE["c"]])
+    first = there.run("--max-wait", "0.1")
+    assert (first.returncode, first.statuses()) == (4, ["passed", "error", "skipped"])
+    later = there.resume("--max-wait", "30")
+    assert (later.returncode, later.statuses()) == (0, ["passed"] * 3), later.stderr
+    assert "waiting for the rate limit" in later.stderr and there.starts()[2]["prompt"] == "continue"
+
+
+def test_a_limit_that_is_still_there_is_exit_4_again(place):
+    there = place(SPEC, [limited("3600")], [WRITES])
+    assert there.run("--max-wait", "0.1").returncode == 4
+    later = there.resume()
+    assert (later.returncode, len(there.starts())) == (4, 1) and re.search(r"in (59 min|1 h)", later.json()["warnings"][-1])
+
+
+def test_what_was_not_ready_is_tried_again(place):
+    there = place(SPEC, [AUTHENTICATION], [WRITES])
+    assert there.run().returncode == 3
+    done = there.resume()
+    assert done.returncode == 0 and [attempt["error"] and attempt["error"]["kind"] for attempt in done.attempts()] == ["authentication", None]
+
+
+def test_five_waits_in_a_row_are_counted_anew(place):
+    there = place(SPEC, *[[limited("0.1")]] * 8, [WRITES])
+    assert there.run().returncode == 4 and len(there.starts()) == 6
+    done = there.resume()
+    assert done.returncode == 0 and len(done.attempts()) == 9
+
+
+# ---- What counts: passes, attempts, money, time. ----
+
+def test_tasks_that_passed_are_not_run_again_and_stand_in_the_document(place):
+    there = place(LIST, [WRITE["a"]], [{"text": "begun"}, {"sleep": 60}])
+    there.kill_when(lambda: there.says("begun", "task-2-attempt-1.jsonl"), number=signal.SIGINT)
+    (there.folder / "script.json").write_text(json.dumps({"attempts": [[WRITE["a"]], [WRITE["a"]], [WRITE["b"]], [WRITE["c"]]], "record": "record.jsonl"}))
+    done = there.resume()
+    first = done.json()["tasks"][0]
+    assert done.returncode == 0 and first["status"] == "passed" and first["attempts"][0]["criteria"][0]["evidence"].startswith("a.txt exists")
+    assert "task 1 had passed" in done.stderr and len(there.starts()) == 4
+    assert done.json()["started_at"] == json.loads((there.runs()[-1] / "result.json").read_text())["started_at"] and len(there.runs()) == 1
+
+
+def test_a_run_that_had_passed_is_not_run_again(place):
+    there = place(SPEC, [WRITES])
+    first = there.run()
+    again = there.resume()
+    assert again.returncode == 0 and len(there.starts()) == 1
+    assert {**again.json(), "duration": 0} == {**first.json(), "duration": 0}
+
+
+def test_retries_that_were_used_up_stay_used_up_unless_more_are_allowed(place):
+    spec = SPEC + "Retry Strategy: look twice\n"
+    there = place(spec, *[[{"write": {"path": f"other-{number}.txt", "content": "x"}}] for number in range(3)], [WRITES])
+    assert there.run().returncode == 1 and len(there.starts()) == 3
+    again = there.resume()
+    assert (again.returncode, again.statuses(), len(there.starts())) == (1, ["failed"], 3) and "had ended (failed)" in again.stderr
+    more = there.resume("--retries", "3")
+    assert (more.returncode, len(more.attempts())) == (0, 4) and "IMPORTANT: creates a.txt" in there.starts()[3]["prompt"]
+
+
+def test_a_retry_that_was_under_way_is_no_further_retry(place):
+    there = place(SPEC + "Retry Strategy: look twice\n", [{"text": "I did it."}], [{"text": "begun"}, {"sleep": 1}, {"write": {"path": "other.txt", "content": "x"}}],
+                  [{"text": "and again"}], [WRITES])
+    there.kill_when(lambda: there.says("begun", "task-1-attempt-2.jsonl"))
+    done = there.resume()
+    assert (done.returncode, len(there.starts()), len(done.attempts())) == (1, 3, 3)
+
+
+def test_what_was_there_before_is_still_known(place):
+    there = place("Task: Create a.txt\nSuccess Criteria:\n1) creates old.txt\n2) creates a.txt\n", [{"text": "begun"}, {"sleep": 0.8}, WRITES])
+    (there.workspace / "old.txt").write_text("old")
+    there.kill_when(lambda: there.says("begun"))
+    done = there.resume()
+    evidence = [criterion["evidence"] for criterion in done.attempts()[0]["criteria"]]
+    assert done.returncode == 1 and "unchanged" in evidence[0] and "created by this run" in evidence[1]
+    assert done.json()["tasks"][0]["files_changed"] == {"created": ["a.txt"], "changed": [], "deleted": []}
+
+
+def test_money_that_was_spent_counts(place):
+    costs = {"result": {"total_cost_usd": 0.75}}
+    there = place(LIST, [WRITE["a"], costs], [AUTHENTICATION], [WRITE["b"], costs], [WRITE["c"], costs])
+    assert there.run("--budget", "1").returncode == 3
+    done = there.resume()
+    assert (done.returncode, done.statuses()) == (1, ["passed", "passed", "skipped"]) and done.json()["cost_usd"] == 1.5
+    budgets = [start["argv"][start["argv"].index("--max-budget-usd") + 1] for start in there.starts()]
+    assert budgets == ["1", "0.25", "0.25"] and "is used up ($1.5000)" in done.json()["warnings"][-1]
+
+
+def test_each_task_is_remembered_once(place):
+    there = place(LIST, [WRITE["a"]], [AUTHENTICATION], [WRITE["b"]], [{"text": "No."}])
+    assert there.run().returncode == 3
+    assert there.resume().returncode == 1
+    assert there.resume("--retries", "1").returncode == 1
+    stats = json.loads(there.begin("--stats", spec=None).communicate()[0])
+    assert (stats["successes"], stats["failures"], stats["versions"][0]["runs"]) == (2, 1, 1)
+
+
+def test_the_time_of_all_parts_counts(place):
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 1.2}, WRITES])
+    there.kill_when(lambda: there.says("begun"))
+    time.sleep(1.5)
+    done = there.resume()
+    assert done.json()["duration"] < 1.5 and done.attempts()[0]["duration"] > 1.1
+
+
+# ---- Which run it is, and with which options. ----
+
+def test_options_are_those_that_the_run_began_with(place):
+    there = place(LIST, [WRITE["a"]], [AUTHENTICATION], [WRITE["b"]], [WRITE["c"]])
+    assert there.run("--model", "m-1", "--task", "1", "--task", "2", "--timeout", "33").returncode == 3
+    done = there.resume()
+    assert done.returncode == 0 and [task["number"] for task in done.json()["tasks"]] == [1, 2]
+    assert [start["argv"][start["argv"].index("--model") + 1] for start in there.starts()] == ["m-1"] * 3 and done.attempts(1)[1]["timeout"] == 33
+    more = there.resume("--task", "3", "--model", "m-2")
+    assert more.returncode == 0 and there.starts()[3]["argv"][there.starts()[3]["argv"].index("--model") + 1] == "m-2"
+
+
+def test_it_works_where_the_run_worked(place, tmp_path):
+    there = place(SPEC, [AUTHENTICATION], [WRITES])
+    assert there.run().returncode == 3
+    assert there.resume().returncode == 0 and (there.workspace / "a.txt").exists()
+    elsewhere = there.resume("--cwd", tmp_path)
+    assert elsewhere.returncode == 2 and "no run" in elsewhere.stderr
+
+
+def test_an_option_that_held_a_secret_has_to_be_given_again(place):
+    there = place(SPEC, [AUTHENTICATION], [WRITES])
+    store = "redis://:opensesame@127.0.0.1:1/0"
+    assert there.run("--store", store).returncode == 3
+    assert "opensesame" not in (there.runs()[0] / "state.json").read_text()
+    refused = there.resume()
+    assert refused.returncode == 2 and "--store held a secret" in refused.stderr and json.loads(refused.stdout)["error"]
+    assert there.resume("--store", there.folder / "other.db").returncode == 0
+
+
+def test_without_a_run_it_is_a_usage_error_that_says_so(place):
+    there = place(SPEC, [WRITES])
+    done = there.resume()
+    assert done.returncode == 2 and "there is no run of spec.md to go on with" in done.stderr and there.starts() == []
+    assert json.loads(done.stdout)["error"]["expected"] == "one, or no --resume"
+
+
+def test_the_last_run_of_this_spec_and_no_other_is_gone_on_with(place):
+    there = place(SPEC, [AUTHENTICATION], [WRITES], [AUTHENTICATION], [WRITES])
+    (there.folder / "other.md").write_text(SPEC)
+    assert there.run().returncode == 3
+    assert there.run(spec="other.md").returncode == 0
+    assert there.run("--keep-going").returncode == 3
+    first, _, third = there.runs()
+    assert there.resume().json()["output_dir"] == str(third)
+    assert json.loads((first / "state.json").read_text())["tasks"][0]["status"] == "error"
+
+
+@pytest.mark.parametrize("form", [("--resume-from", "DIR"), ("--resume", "DIR"), ("--resume-from", "DIR", "spec.md"), ("--resume", "DIR", "spec.md"),
+                                  ("--resume", "spec.md", "--output", "DIR")], ids=" ".join)
+def test_a_folder_names_the_run(place, form):
+    there = place(SPEC, [AUTHENTICATION], [WRITES])
+    out = there.folder / "out"
+    assert there.run("--output", out).returncode == 3 and there.runs() == []
+    process = there.begin(*(str(out) if word == "DIR" else word for word in form), spec=None)
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0 and json.loads(stdout)["output_dir"] == str(out), stderr
+
+
+@pytest.mark.parametrize("spoil, says", [
+    (lambda folder: shutil.rmtree(folder), "No such file"), (lambda folder: (folder / "state.json").write_text("{"), "holds no run's state"),
+    (lambda folder: (folder / "state.json").write_text("[]"), "holds no run's state"), (lambda folder: (folder / "state.json").write_text('{"version": 1}'), "holds no run's state"),
+    (lambda folder: (folder / "state.json").write_text('{"version": 99}'), "newer cc_execute"), (lambda folder: (folder / "state.json").write_bytes(b"\xff\xfe"), "holds no run's state")])
+def test_a_state_that_cannot_be_read_is_a_usage_error(place, spoil, says):
+    there = place(SPEC, [AUTHENTICATION], [WRITES])
+    there.run("--output", there.folder / "out")
+    spoil(there.folder / "out")
+    process = there.begin("--resume-from", there.folder / "out")
+    _, stderr = process.communicate()
+    assert process.returncode == 2 and says in stderr and "Traceback" not in stderr and len(there.starts()) == 1
+
+
+def test_a_run_that_is_still_going_on_is_left_alone(place):
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 1.5}, WRITES])
+    process = there.begin("--cwd", there.workspace)
+    wait_until(lambda: there.says("begun"), "it runs")
+    second = there.resume()
+    stdout, _ = process.communicate()
+    assert second.returncode == 2 and f"process {process.pid}" in second.stderr and "still going on" in second.stderr
+    assert process.returncode == 0 and json.loads(stdout)["success"] and len(there.starts()) == 1
+
+
+def test_several_specs_go_on_where_the_command_was(place):
+    there = place(SPEC, [WRITES], [AUTHENTICATION], [{"write": {"path": "b.txt", "content": "b"}}], [{"write": {"path": "c.txt", "content": "c"}}])
+    for name in "bc":
+        (there.folder / f"{name}.md").write_text(SPEC.replace("a.txt", f"{name}.txt"))
+    first = there.run("b.md", "c.md")
+    assert first.returncode == 3 and len(there.runs()) == 2
+    done = there.resume("b.md", "c.md")
+    assert done.returncode == 0 and [document["success"] for document in done.json()["specs"]] == [True] * 3 and len(there.starts()) == 4
+    assert len(there.runs()) == 3
+
+
+def test_a_spec_that_had_not_begun_is_not_taken_for_its_last_run(place):
+    there = place(SPEC, [{"write": {"path": "b.txt", "content": "b"}}], [AUTHENTICATION], [WRITES], [{"write": {"path": "b.txt", "content": "b"}}])
+    (there.folder / "b.md").write_text(SPEC.replace("a.txt", "b.txt"))
+    assert there.run(spec="b.md").returncode == 0
+    (there.workspace / "b.txt").unlink()
+    assert there.run("b.md").returncode == 3
+    done = there.resume("b.md")
+    assert done.returncode == 0 and len(there.starts()) == 4, "b.md's run of another command does not count"
+
+
+# ---- What changed meanwhile. ----
+
+def test_a_task_whose_text_changed_is_run_anew_and_only_that_one(place):
+    there = place(LIST, [WRITE["a"]], [{"text": "No."}], [WRITE["b"]], [WRITE["c"]])
+    assert there.run().returncode == 1
+    (there.folder / "spec.md").write_text(LIST.replace("Create b.txt\n", "Create b.txt, really\n"))
+    done = there.resume()
+    assert (done.returncode, done.statuses()) == (0, ["passed"] * 3) and [len(task["attempts"]) for task in done.json()["tasks"]] == [1, 1, 1]
+    assert [start["prompt"] for start in there.starts()] == ["Create a.txt", "Create b.txt", "Create b.txt, really", "Create c.txt"]
+    names = {path.name for path in there.runs()[0].iterdir()}
+    assert {"task-2-attempt-1.jsonl", "task-2-again-1-attempt-1.jsonl"} <= names
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace("creates a.txt", "a.txt exists"), lambda text: text.replace("Timeout: 60", "Timeout: 90"), lambda text: text + "Tools: Write\n",
+    lambda text: text + "Retry Strategy: again\n", lambda text: text + "Budget: 3\n"])
+def test_any_change_of_a_task_is_one(place, change):
+    there = place(SPEC, [WRITES], [WRITES])
+    assert there.run().returncode == 0
+    (there.folder / "spec.md").write_text(change(SPEC))
+    there.resume()
+    assert [start["prompt"] for start in there.starts()][:2] == ["Create a.txt"] * 2
+
+
+@pytest.mark.parametrize("change", [lambda text: text + "\n\n", lambda text: "# Notes\nFor Ada.\n\n" + text, lambda text: text.replace("1) ", "- ")])
+def test_layout_and_notes_are_none(place, change):
+    there = place(SPEC, [WRITES], [WRITES])
+    assert there.run().returncode == 0
+    (there.folder / "spec.md").write_text(change(SPEC))
+    assert there.resume().returncode == 0 and len(there.starts()) == 1
+
+
+def test_a_task_that_moved_keeps_what_it_had(place):
+    there = place(LIST, [WRITE["a"]], [WRITE["b"]], [AUTHENTICATION], [{"write": {"path": "new.txt", "content": "n"}}], [WRITE["c"]])
+    assert there.run().returncode == 3
+    parts = LIST.split("## Task ")
+    new = "0: new\nCreate new.txt\nTimeout: 60\nSuccess Criteria: creates new.txt\n\n"
+    (there.folder / "spec.md").write_text("## Task ".join([parts[0], new, *parts[1:]]))
+    done = there.resume()
+    assert done.returncode == 0 and [start["prompt"] for start in there.starts()][3:] == ["Create new.txt", "Create c.txt"] or \
+        [start["prompt"] for start in there.starts()][3:] == ["Create new.txt", "continue"], done.stderr
+
+
+def test_a_weak_pass_is_none_for_a_strict_resumption(place):
+    there = place("Task: Create a.txt\nTimeout: 60\nSuccess Criteria: It is a good file\n", [{"write": {"path": "a.txt", "content": "a good file"}}])
+    assert there.run().returncode == 0
+    done = there.resume("--strict")
+    assert done.returncode == 1 and done.attempts()[0]["criteria"][0]["evidence"].startswith("only weakly met") and len(there.starts()) == 1

@@ -1,0 +1,251 @@
+"""Runs: their folders, which of them are kept, and what is in the state; --replay."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+import cc_execute as cc
+from cc_execute import AgentError, Attempt, Changes, Criterion, Denial, Launch, RunState, TaskState, Verdict, freeze, retell, thaw
+from support import ROOT, heed_signals, wait_until
+
+SPEC = "Task: Create a.txt\nTimeout: 60\nSuccess Criteria:\n1) creates a.txt\n2) Output contains hello\n"
+WORKS = [{"bash": "echo hello"}, {"write": {"path": "a.txt", "content": "a\n"}}, {"text": "Done."}]
+
+
+def runs() -> list:
+    return sorted((Path(os.environ["XDG_STATE_HOME"]) / "cc_execute" / "runs").glob("*"))
+
+
+# ---- The state: plain data and back. ----
+
+VERDICT = Verdict(Criterion("a.txt exists", "file_exists", ("a.txt",), most=3), True, "proved", "a.txt exists", "short")
+ATTEMPT = Attempt(2, "Create a.txt\n\nIMPORTANT: x", ("claude", "-p", "Create a.txt"), 60.0, None, 1.5, "s", None, 3, {"input_tokens": 1}, AgentError("timeout", "m", "h", 2.0),
+                  "/x/t.jsonl", (VERDICT,), "text", unfinished=("make",), orphaned=True)
+STATE = RunState(1, "run", "batch", "spec", "file", "/x", 1.5, options={"cwd": "/x", "tasks": [1]}, withheld=("store",), warnings=("w",), tasks=(
+    TaskState(1, "task-1", "ff", "passed", (ATTEMPT,), changes=Changes(("a",), folders=("b",)), differing={"a": [1, 2, 3, None], "b": None}, gone=("c",)),
+    TaskState(2, "task-2", "ee", launch=Launch(1, "label", 2.5, "Create b.txt", 60.0))))
+
+
+def test_a_state_comes_back_from_json_as_it_was():
+    assert thaw(RunState, json.loads(json.dumps(freeze(STATE)))) == STATE
+
+
+def test_fields_of_a_later_program_are_left_alone():
+    plain = freeze(STATE)
+    plain["tasks"][0]["novelty"] = plain["novelty"] = 1
+    assert thaw(RunState, plain) == STATE
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)))
+def test_rubbish_is_an_error_that_is_expected(plain):
+    try:
+        thaw(RunState, plain)
+    except (KeyError, TypeError, AttributeError):
+        pass
+
+
+@given(st.text(min_size=1), st.text())
+def test_prompts_are_untold_and_told_again(prompt, more):
+    kept = TaskState(1, "task-1", "ff", attempts=(ATTEMPT._replace(prompt=prompt + more, command=("claude", prompt, more)),), launch=Launch(1, "l", 1.0, prompt, 1.0))
+    untold = retell(kept, prompt, cc.UNTOLD)
+    assert untold.launch.prompt == cc.UNTOLD and retell(untold, cc.UNTOLD, prompt).attempts == kept.attempts or more.startswith("\0")
+
+
+def test_a_denial_stays_one(tmp_path):
+    kept = TaskState(1, "task-1", "ff", attempts=(ATTEMPT._replace(error=Denial("permission", "m")),), denied=True)
+    (tmp_path / "state.json").write_text(json.dumps(freeze(STATE._replace(tasks=(kept,)))))
+    assert type(cc.read_state(str(tmp_path)).tasks[0].attempts[0].error) is Denial
+
+
+def test_what_is_kept_is_for_the_user_alone(run_cc, stand_in, bridge):
+    run_cc("-", input=SPEC, env=stand_in(WORKS).environment, prefix=["sh", "-c", 'umask 0; exec "$@"', "sh"])
+    folder, = runs()
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {path.name: "0o600" for path in folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} == {"lock", "state.json", "result.json", "task-1-before.json", "task-1-attempt-1.jsonl"}
+
+
+def test_a_state_that_cannot_be_written_costs_a_warning_and_not_the_task(run_cc, stand_in, bridge, tmp_path):
+    (tmp_path / "out" / "state.json").mkdir(parents=True)
+    (tmp_path / "out" / "state.json" / "x").touch()
+    done = run_cc("-", "--json", "--output", tmp_path / "out", input=SPEC, env=stand_in(WORKS).environment)
+    told, = [warning for warning in done.json()["warnings"] if "--resume" in warning]
+    assert done.returncode == 0 and str(tmp_path / "out" / "state.json") in told
+
+
+# ---- Which runs are kept. ----
+
+def run_times(run_cc, stand_in, count: int, *options: object, spec: str = "spec.md") -> None:
+    for number in range(count):
+        agent = stand_in([*WORKS, {"bash": "date +%N >a.txt"}])   # "creates" wants another content each time
+        assert run_cc(spec, *options, env=agent.environment).returncode == 0
+
+
+def test_of_a_spec_s_runs_the_newest_are_kept(run_cc, stand_in, bridge, workspace):
+    for name in ("spec.md", "other.md"):
+        (workspace / name).write_text(SPEC)
+    run_times(run_cc, stand_in, 3)
+    run_times(run_cc, stand_in, 1, spec="other.md")
+    before = runs()
+    run_times(run_cc, stand_in, 1, "--keep", 2)
+    left = runs()
+    assert len(left) == 3 and before[3] in left and before[2] in left and before[0] not in left and before[1] not in left
+
+
+def test_twenty_are_kept_by_themselves(run_cc, stand_in, bridge, workspace):
+    (workspace / "spec.md").write_text(SPEC)
+    suffix = cc.run_suffix(cc.spec_name(str(workspace / "spec.md")))
+    folder = Path(os.environ["XDG_STATE_HOME"]) / "cc_execute" / "runs"
+    for number in range(30):
+        (folder / f"20250101T000000-{number:09d}{suffix}").mkdir(parents=True)
+        (folder / f"20250101T000000-{number:09d}{suffix}" / "task-1-attempt-1.jsonl").write_text("{}\n")
+    (folder / "not ours").mkdir()
+    run_times(run_cc, stand_in, 1)
+    names = [path.name for path in runs()]
+    assert len(names) == 21 and "not ours" in names and f"20250101T000000-{29:09d}{suffix}" in names and f"20250101T000000-{10:09d}{suffix}" not in names
+
+
+def test_a_run_that_is_still_going_on_is_not_removed(run_cc, stand_in, bridge, workspace):
+    (workspace / "spec.md").write_text(SPEC)
+    agent = stand_in([{"text": "begun"}, {"sleep": 2.5}, *WORKS])
+    first = subprocess.Popen([sys.executable, str(ROOT / "cc_execute.py"), "spec.md"], cwd=workspace, env={**os.environ, **agent.environment}, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL, preexec_fn=heed_signals)
+    wait_until(lambda: any("begun" in path.read_text() for path in Path(os.environ["XDG_STATE_HOME"]).rglob("*.jsonl")), "the first one runs")
+    run_times(run_cc, stand_in, 2, "--keep", 1)
+    assert first.wait() == 0 and len(runs()) == 2 and (runs()[0] / "result.json").exists()
+
+
+def test_what_is_named_with_output_is_nobody_s_to_remove(run_cc, stand_in, bridge, workspace, tmp_path):
+    (workspace / "spec.md").write_text(SPEC)
+    for number in range(3):
+        run_times(run_cc, stand_in, 1, "--keep", 1, "--output", tmp_path / f"out-{number}")
+    assert len(list(tmp_path.glob("out-*/result.json"))) == 3
+
+
+def test_a_link_among_the_runs_is_not_followed(run_cc, stand_in, bridge, workspace, tmp_path):
+    (workspace / "spec.md").write_text(SPEC)
+    suffix = cc.run_suffix(cc.spec_name(str(workspace / "spec.md")))
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    folder = Path(os.environ["XDG_STATE_HOME"]) / "cc_execute" / "runs"
+    folder.mkdir(parents=True)
+    (folder / f"20250101T000000-000000000{suffix}").symlink_to(tmp_path / "precious")
+    run_times(run_cc, stand_in, 2, "--keep", 1)
+    assert (tmp_path / "precious" / "file").exists()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
+def test_keep_wants_a_whole_number_above_0(run_cc, value):
+    done = run_cc("-", "--keep", value, input=SPEC)
+    assert done.returncode == 2 and value in done.stderr and "whole number above 0" in done.stderr
+
+
+# ---- --replay: a kept transcript judged again. ----
+
+@pytest.fixture
+def kept(run_cc, stand_in, bridge, workspace):
+    """The transcript of a run whose criteria were met, with its spec in the workspace."""
+    (workspace / "spec.md").write_text(SPEC)
+    assert run_cc("spec.md", env=stand_in(WORKS).environment).returncode == 0
+    return runs()[0] / "task-1-attempt-1.jsonl"
+
+
+def test_a_replay_judges_without_running_anything(run_cc, kept, workspace, bridge):
+    before = {path: path.read_bytes() for path in [*kept.parent.iterdir(), *workspace.iterdir()] if path.is_file()}
+    stats = run_cc("--stats", "--json").json()["successes"]
+    done = run_cc("--replay", kept, "spec.md", "--json", env={"CC_EXECUTE_BRIDGE": "ws://127.0.0.1:1", "CC_EXECUTE_CLAUDE": "/no/such/claude"})
+    document = done.json()
+    attempt, = document["tasks"][0]["attempts"]
+    assert done.returncode == 0 and document["success"] and document["confidence"] == "proved"
+    assert [(row["met"], row["confidence"]) for row in attempt["criteria"]] == [(True, "proved")] * 2 and "created by this run" in attempt["criteria"][0]["evidence"]
+    assert attempt["transcript"] == str(kept) and attempt["prompt"] == "Create a.txt" and "Create a.txt" in attempt["command"]
+    assert {path: path.read_bytes() for path in before} == before and run_cc("--stats", "--json").json()["successes"] == stats
+
+
+def test_a_criterion_that_was_wrong_can_be_tried(run_cc, kept, workspace):
+    (workspace / "spec.md").write_text(SPEC.replace("hello", "goodbye"))
+    done = run_cc("--replay", kept, "spec.md")
+    assert done.returncode == 1 and "NOT MET  Output contains goodbye" in done.stdout and "not passed: 1 of 2 criteria met" in done.stdout
+
+
+def test_it_is_judged_by_the_files_as_they_are_now(run_cc, kept, workspace):
+    (workspace / "a.txt").unlink()
+    done = run_cc("--replay", kept, "spec.md", "--json")
+    assert done.returncode == 1 and [row["met"] for row in done.json()["tasks"][0]["attempts"][0]["criteria"]] == [False, True]
+
+
+def test_commands_are_shown_as_not_run(run_cc, kept, workspace):
+    (workspace / "spec.md").write_text(SPEC + "3) `touch ran`\n")
+    done = run_cc("--replay", kept, "spec.md")
+    assert done.returncode == 1 and "not run  `touch ran`" in done.stdout and "2 of 3 criteria met, 1 not run" in done.stdout and not (workspace / "ran").exists()
+    criterion = run_cc("--replay", kept, "spec.md", "--json").json()["tasks"][0]["attempts"][0]["criteria"][2]
+    assert criterion == {"text": "`touch ran`", "kind": "command", "met": False, "confidence": "weak", "evidence": "not run: a replay runs nothing"}
+
+
+def test_a_transcript_from_elsewhere_will_do(run_cc, kept, workspace, tmp_path):
+    """As it comes with a bug report: nothing is known of what was there before."""
+    shutil.copy(kept, tmp_path / "report.jsonl")
+    done = run_cc("--replay", tmp_path / "report.jsonl", "spec.md", "--json")
+    rows = done.json()["tasks"][0]["attempts"][0]["criteria"]
+    assert done.returncode == 0 and [(row["met"], row["confidence"]) for row in rows] == [(True, "weak"), (True, "proved")]
+
+
+def test_which_task_it_is_of_is_told_or_asked_for(run_cc, stand_in, bridge, workspace, tmp_path):
+    (workspace / "list.md").write_text("## Task 3: a\nCreate a.txt\nSuccess Criteria: a.txt exists\n\n## Task 7: b\nCreate b.txt\nSuccess Criteria: b.txt exists\n")
+    assert run_cc("list.md", env=stand_in([{"write": {"path": "a.txt", "content": "a"}}], [{"write": {"path": "b.txt", "content": "b"}}]).environment).returncode == 0
+    transcript = runs()[0] / "task-7-attempt-1.jsonl"
+    assert run_cc("--replay", transcript, "list.md", "--json").json()["tasks"][0]["number"] == 7
+    shutil.copy(transcript, tmp_path / "t.jsonl")
+    refused = run_cc("--replay", tmp_path / "t.jsonl", "list.md")
+    assert refused.returncode == 2 and "--task N with one of 3, 7" in refused.stderr
+    assert run_cc("--replay", tmp_path / "t.jsonl", "list.md", "--task", "7", "--json").json()["tasks"][0]["number"] == 7
+
+
+ENDINGS = [
+    ({"api_error": {"text": "Invalid API key · Fix external API key", "status": 401, "error": "authentication_failed"}}, "authentication", 3),
+    ({"api_error": {"text": "API Error: 529 Overloaded.", "status": 529, "error": "overloaded"}}, "overloaded", 4),
+    ({"result": {"subtype": "error_max_turns", "errors": ["Reached maximum number of turns (1)"]}}, "max_turns", 1), ({"exit": 1}, "interrupted", 1)]
+
+
+@pytest.mark.parametrize("step, kind, status", ENDINGS, ids=[kind for _, kind, _ in ENDINGS])
+def test_an_ending_is_classified_again(run_cc, stand_in, bridge, workspace, step, kind, status):
+    (workspace / "spec.md").write_text(SPEC)
+    run_cc("spec.md", "--max-wait", "0", env=stand_in([*WORKS, step]).environment)
+    done = run_cc("--replay", runs()[0] / "task-1-attempt-1.jsonl", "spec.md", "--json")
+    attempt, = done.json()["tasks"][0]["attempts"]
+    assert (done.returncode, attempt["error"]["kind"]) == (status, kind) and not done.json()["success"]
+
+
+def test_what_was_done_to_the_process_is_taken_as_it_was_kept(run_cc, stand_in, bridge, workspace):
+    (workspace / "spec.md").write_text(SPEC.replace("60", "1"))
+    run_cc("spec.md", env=stand_in([*WORKS, {"sleep": 60}]).environment)
+    done = run_cc("--replay", runs()[0] / "task-1-attempt-1.jsonl", "spec.md", "--json")
+    assert (done.returncode, done.json()["tasks"][0]["status"]) == (1, "timeout")
+
+
+def test_what_an_attempt_went_on_with_counts(run_cc, stand_in, bridge, workspace):
+    (workspace / "spec.md").write_text(SPEC)
+    limited = {"api_error": {"text": "API Error: Request rejected (429) · retry after 0.1", "status": 429, "error": "rate_limit"}}
+    assert run_cc("spec.md", env=stand_in([WORKS[0], limited], WORKS[1:]).environment).returncode == 0
+    assert run_cc("--replay", runs()[0] / "task-1-attempt-2.jsonl", "spec.md").returncode == 0
+
+
+@pytest.mark.parametrize("content, says", [(None, "No such file"), ("", "no line of stream-json"), ("just text\n{\"a\": 1}\n", "no line of stream-json")])
+def test_what_is_no_transcript_is_a_usage_error(run_cc, workspace, content, says):
+    (workspace / "spec.md").write_text(SPEC)
+    if content is not None:
+        (workspace / "t.jsonl").write_text(content)
+    done = run_cc("--replay", "t.jsonl", "spec.md", "--json")
+    assert done.returncode == 2 and says in done.stderr and done.json()["error"]["expected"].startswith("a transcript")
+
+
+def test_one_transcript_is_of_one_spec(run_cc, kept, workspace):
+    done = run_cc("--replay", kept, "spec.md", "spec.md")
+    assert done.returncode == 2 and "2 specs" in done.stderr and signal.SIGINT == 2
