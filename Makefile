@@ -22,8 +22,9 @@ conformance: $(STAMP)  ## the Autobahn cases of RFC 6455 against both ends of th
 fuzz: $(STAMP)  ## mutated input against a real bridge (ARGS="--count 5000000 --seed 7")
 	$(VENV)/bin/python tests/fuzz.py $(ARGS)
 
-bench: $(STAMP)  ## how fast specs are read, beside a Markdown parser
+bench: $(STAMP)  ## how fast specs are read, beside a Markdown parser; what time limits cost, beside a fixed one
 	$(VENV)/bin/python tests/bench/specs.py
+	$(VENV)/bin/python tests/bench/limits.py
 
 $(STAMP): tests/requirements.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

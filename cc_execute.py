@@ -4138,11 +4138,11 @@ def after_limit(attempts: Sequence[Attempt], patience: float, jitter: float, now
 def plan_wait(named: Optional[float], in_a_row: int, patience: float, jitter: float, now: float) -> Union[float, Stop]:
     """Seconds to wait for a limit that was met so often in a row: the time that was named, else ever longer. `now` is a Unix time."""
     if in_a_row > WAITS_IN_A_ROW:
-        return Stop(f"it was waited for {WAITS_IN_A_ROW} times in a row, and is still there; run this again later")
+        return Stop(f"it was waited for {WAITS_IN_A_ROW} times in a row, and is still there; run this again later, with --resume")
     if (named or 0.0) > patience or patience <= 0:
         resets = f"the limit resets {describe_moment(now + named, now)}" if named else "nobody says how long it takes"
         allowed = f"{describe_span(patience)} more" if patience > 0 else "no more waiting"
-        later = f"then, or allow more with --max-wait {int(named) + 60}" if named else "later"
+        later = f"then, with --resume, or allow more with --max-wait {int(named) + 60}" if named else "later, with --resume"
         return Stop(f"{resets}, and --max-wait allows {allowed}; run this again {later}")
     backoff = min(BACKOFF_S * 3 ** (in_a_row - 1) * (1 + jitter) / 2, patience)
     return min(named + min(5.0, named / 10) * jitter, patience) if named else backoff
@@ -4521,7 +4521,7 @@ def prior_seconds(prompt: str) -> float:
 
 STORE_VERSION = 2                     # 1 had no ids, runs, outlines and kinds
 MOST_KINDS = 2000                     # of the newest wordings a prompt is compared with so many: a few milliseconds, however much is stored
-MOST_OF_ALL = 1000                    # of the executions of those alike so many are handed on, the most similar kinds' first
+MOST_OF_ALL = 600                     # of the executions of those alike so many are handed on, the most similar kinds' first
 BUSY_S = 5.0                          # so long a store that is locked, or that does not answer, is waited for
 APPLICATION_ID = 0x63635F65           # "cc_e": by which SQLite's header says whose database it is
 SQLITE_MAGIC = b"SQLite format 3\0"
@@ -7207,6 +7207,9 @@ def told_cost(cost: Optional[float], unknown: bool) -> str:
     return known + (f"{' and' if known else ','} a cost that is not known" if unknown else "")
 
 
+GONE_ON_WITH = ("cancelled", "skipped", "error")   # what --resume may bring to a better end
+
+
 def run_summary(document: Mapping[str, Any]) -> str:
     tasks = document["tasks"]
     good = sum(task["success"] for task in tasks)
@@ -7215,6 +7218,7 @@ def run_summary(document: Mapping[str, Any]) -> str:
     unknown = any("what it cost is not known" in warning for warning in document["warnings"])
     return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
             + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown)
+            + ("\nTo go on where this ended: the same command with --resume" if any(task["status"] in GONE_ON_WITH for task in tasks) else "")
             + f"\nTranscripts and result: {document['output_dir']}")
 
 

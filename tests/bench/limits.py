@@ -10,19 +10,24 @@ a run that reaches it is cut off there, and that is what the history keeps of it
     floorless `hung` of families whose typical duration is 30 s or more, where no minimum of 60 s decides
     lost h    hours lost in a life of 1,000 runs: in runs that hung, and in good ones for nothing
 
-Then what an estimate costs with 10,000 records: of few prompts, and all distinct, for the first time and again.
+Then what an estimate costs: of 10,000 records in memory, and with so many in a store (SQLite, and Redis where redis-server is
+installed), of few wordings and with all distinct, for the first time in a process and again.
 """
 from __future__ import annotations
 
 import random
+import shutil
 import statistics
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Tuple
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from cc_execute import Record, estimate_timeout, normalise  # noqa: E402
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+from cc_execute import Entry, Record, RedisStore, SqliteStore, Store, estimate_timeout, normalise  # noqa: E402
+from redis_server import running_redis  # noqa: E402
 
 HOUR_S = 3600.0
 GAP_S = 1.5 * HOUR_S                  # between two runs on average: a thousand take two months
@@ -156,28 +161,56 @@ def print_lives() -> None:
             print(f"{scenario.name:<16}{name:<36}{cut:>10.1f}{hung:>8.1f}{sums:>9.1f}{floorless:>11.1f}{lost:>8.1f}", flush=True)
 
 
-def milliseconds(history: List[Record], prompt: str) -> Tuple[float, float]:
-    """Of an estimate for the first time, and the median of five further ones."""
+def milliseconds(estimate: Callable[[], object]) -> Tuple[float, float]:
+    """Of an estimate for the first time, and the median of nine further ones."""
+    normalise.cache_clear()
     times = []
-    for _ in range(6):
+    for _ in range(10):
         start = time.perf_counter()
-        estimate_timeout(prompt, history)
+        estimate()
         times.append(1000 * (time.perf_counter() - start))
     return times[0], statistics.median(times[1:])
 
 
-def print_costs() -> None:
-    runs = list(life(Scenario("", (), runs=10_000), 6))
+def histories(count: int) -> Iterator[Tuple[str, List[Record]]]:
+    """So many records: of few wordings, and all distinct."""
     words = random.Random(7)
-    few = [Record(normalise(run.prompt), run.seconds, "passed", run.at) for run in runs]
-    distinct = [record._replace(prompt=normalise(f"{run.prompt} {words.randbytes(9).hex().translate(LETTERS)}"))
-                for run, record in zip(runs, few)]
-    print()
-    for name, history in (("few prompts", few), ("all distinct", distinct)):
-        normalise.cache_clear()
-        first, again = milliseconds(history, runs[0].prompt)
-        print(f"an estimate from 10,000 records, {len({r.prompt for r in history}):>5} prompts: {first:6.1f} ms, again {again:6.1f} ms")
+    runs = list(life(Scenario("", (), runs=count), 6))
+    few = [Record(normalise(run.prompt), run.seconds, "passed", run.at, id=str(number)) for number, run in enumerate(runs)]
+    yield "few wordings", few
+    yield "all distinct", [record._replace(prompt=normalise(f"{run.prompt} {words.randbytes(9).hex().translate(LETTERS)}"))
+                           for run, record in zip(runs, few)]
 
+
+@contextmanager
+def sqlite_store() -> Iterator[Store]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield SqliteStore(str(Path(folder) / "history.sqlite3"))
+
+
+@contextmanager
+def redis_store() -> Iterator[Store]:
+    for server in running_redis():
+        yield RedisStore(server.url)
+
+
+def print_costs() -> None:
+    prompt = "Refactor the billing module into smaller classes, type hints"
+    stores = [("SQLite", sqlite_store)] + ([("Redis", redis_store)] if shutil.which("redis-server") else [])
+    print(f"\n{'an estimate, ms':<30}{'records':>9}{'wordings':>10}{'first':>8}{'again':>8}")
+    for count in (10, 100, 1000, 10_000):
+        for kind, history in histories(count):
+            print_cost(f"in memory, {kind}", history, lambda: estimate_timeout(prompt, history))
+            for name, opened in stores:
+                with opened() as store:
+                    store.add([Entry(record) for record in history])
+                    print_cost(f"{name}, {kind}", history, lambda: estimate_timeout(prompt, store.alike(prompt)))
+
+
+def print_cost(name: str, history: Iterable[Record], estimate: Callable[[], object]) -> None:
+    first, again = milliseconds(estimate)
+    prompts = [record.prompt for record in history]
+    print(f"{name:<30}{len(prompts):>9}{len(set(prompts)):>10}{first:>8.1f}{again:>8.1f}", flush=True)
 
 
 if __name__ == "__main__":
