@@ -4076,6 +4076,7 @@ class Stop(NamedTuple):
     reason: str
 
 
+GONE_ON_WITH = ("cancelled", "interrupted", "stalled", "max_turns", "budget", "unknown", *STOPPING)   # by whoever resumes the run
 CUT_OFF = ("interrupted", "stalled")  # what such an attempt had done is still there, and it is resumed, once
 SHORTER = "Keep the answer short: write long content to files in several steps, and read only the parts of files that you need."
 
@@ -4113,7 +4114,7 @@ def plan_resumption(task: Task, attempts: Sequence[Attempt], retries: int, longe
         left = (last.error.retry_after or 0.0) - (now - ended_at)
         wait = plan_wait(left, 1, patience, 0.0, now) if left > 0 else 0.0
         return wait if isinstance(wait, Stop) else go_on(attempts)._replace(wait=wait)
-    if last.ended_by("cancelled", *STOPPING) or (last.ended_by("permission") and not isinstance(last.error, Denial)) or last.given_up:
+    if last.ended_by(*GONE_ON_WITH) or (last.ended_by("permission") and not isinstance(last.error, Denial)) or last.given_up:
         return go_on(attempts)
     if last.ended_by("timeout") and longest is not None and longest > last.timeout:
         return Next(last_prompt(attempts), longest, retry=False)
@@ -4523,6 +4524,7 @@ STORE_VERSION = 2                     # 1 had no ids, runs, outlines and kinds
 MOST_KINDS = 2000                     # of the newest wordings a prompt is compared with so many: a few milliseconds, however much is stored
 MOST_OF_ALL = 600                     # of the executions of those alike so many are handed on, the most similar kinds' first
 BUSY_S = 5.0                          # so long a store that is locked, or that does not answer, is waited for
+TROUBLE_S = 60.0                      # and after trouble left alone, so that a silent one does not cost as much again for each task
 APPLICATION_ID = 0x63635F65           # "cc_e": by which SQLite's header says whose database it is
 SQLITE_MAGIC = b"SQLite format 3\0"
 DATABASE_NAMES = (".sqlite3", ".sqlite", ".db")
@@ -4811,16 +4813,24 @@ class RedisStore:
         """Do it with a connected client. Raises StoreError for any trouble; the URL's password is not in it."""
         try:
             import redis
+            import redis.backoff
+            import redis.retry
         except ImportError:
             raise StoreError(f"{self.url} needs the redis package, which is not installed: pip install redis") from None
         try:
             if self._client is None:
-                client = redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=BUSY_S, socket_connect_timeout=BUSY_S)
+                client = self._connect(redis)
                 self._check(client)
                 self._client = client
             return work(self._client)
         except (redis.RedisError, OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{self.url}: {shorten(str(error), 300)}") from None
+
+    def _connect(self, redis: Any) -> Any:
+        """A client that waits only so long, and tries once more where a connection that was idle had broken."""
+        once_more = redis.retry.Retry(redis.backoff.NoBackoff(), 1)
+        return redis.Redis.from_url(self.url, decode_responses=True, retry=once_more, socket_timeout=BUSY_S / 2,
+                                    socket_connect_timeout=BUSY_S / 2)
 
     def _check(self, client: Any) -> None:
         client.set(self.PREFIX + "schema", STORE_VERSION, nx=True)
@@ -4866,12 +4876,14 @@ def has_port(url: str) -> bool:
 
 
 class History:
-    """The store as a run uses it: trouble with it is told once, through `warn`, and what could not be stored is tried again next time."""
+    """The store as a run uses it: trouble with it is told once, through `warn`. What could not be stored is tried again later, and at
+    the end."""
 
-    def __init__(self, store: Store, warn: Callable[[str], None]):
+    def __init__(self, store: Store, warn: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
         self.store = store
-        self._warn = warn
+        self._warn, self._clock = warn, clock
         self._told = False
+        self._leave_until = clock()
         self._owed: List[Entry] = []
 
     def alike(self, prompt: str) -> Sequence[Record]:
@@ -4879,10 +4891,21 @@ class History:
 
     def remember(self, entry: Entry) -> None:
         self._owed.append(entry)
+        self._pay()
+
+    def close(self) -> None:
+        """The run is at its end: once more for what is owed."""
+        self._leave_until = self._clock()
+        if self._owed:
+            self._pay()
+
+    def _pay(self) -> None:
         if self._try(lambda: self.store.add(self._owed) or True, "written", False):
             self._owed.clear()
 
     def _try(self, work: Callable[[], Any], what: str, otherwise: Any) -> Any:
+        if self._clock() < self._leave_until:
+            return otherwise
         try:
             try:
                 return work()
@@ -4891,6 +4914,7 @@ class History:
                 return work()
         except StoreError as trouble:
             self._tell(f"the history could not be {what}: {trouble}")
+            self._leave_until = self._clock() + TROUBLE_S
             return otherwise
 
     def _tell(self, text: str) -> None:
@@ -5855,7 +5879,9 @@ class Launch(NamedTuple):
 
 
 class TaskState(NamedTuple):
-    """A task of a run as far as it has come. `stem` begins the names of its files."""
+    """A task of a run as far as it has come, in a file of its own, so that a step of one costs the same however many there are. `stem`
+    begins the names of its files."""
+    place: int                        # among the tasks, in the order in which they were begun
     number: int
     stem: str
     fingerprint: str                  # of the task's text
@@ -5870,10 +5896,11 @@ class TaskState(NamedTuple):
     complete: bool = True             # the snapshot after the last attempt; it differs from the baseline in these paths
     differing: Mapping[str, Optional[List[Any]]] = {}
     gone: Tuple[str, ...] = ()
+    elapsed: float = 0.0              # seconds, of the run when this was written
 
 
 class RunState(NamedTuple):
-    """What state.json holds: a run, and how far it has come."""
+    """A run and how far it has come: state.json holds all but the tasks."""
     version: int
     run: str                          # its id, which the labels of its processes hold
     batch: str                        # that of the first run that the same command began
@@ -5952,7 +5979,7 @@ class RunFolder:
         if not free:
             stems = {kept.stem for kept in self.state.tasks}
             names = (f"task-{task.number}" + (f"-again-{count}" if count else "") for count in range(len(stems) + 1))
-            fresh = TaskState(task.number, next(name for name in names if name not in stems), fingerprint)
+            fresh = TaskState(at, task.number, next(name for name in names if name not in stems), fingerprint)
             self.state = self.state._replace(tasks=(*self.state.tasks, fresh))
         self._prompts[at] = task.prompt
         self._change(at, **retell(self.state.tasks[at], UNTOLD, task.prompt)._asdict())
@@ -5961,10 +5988,13 @@ class RunFolder:
     def task(self, at: int) -> TaskState:
         return self.state.tasks[at]
 
-    def put(self, at: int, **changes: Any) -> None:
-        """Change a task's state, on the disk too."""
-        self._change(at, **changes)
-        self.save()
+    def put(self, at: int, durable: bool = True, **changes: Any) -> None:
+        """Change a task's state, on the disk too; `durable`: so that it is there after the machine has stopped."""
+        self._change(at, elapsed=round(self.elapsed(), 3), **changes)
+        kept = self.state.tasks[at]
+        plain = freeze(retell(kept, self._prompts[at], UNTOLD))
+        plain.update({name: masked(plain[name], self._mask) for name in ("attempts", "launch", "note")})
+        self._write(f"{kept.stem}-state.json", plain, durable)
 
     def _change(self, at: int, **changes: Any) -> None:
         tasks = list(self.state.tasks)
@@ -6008,13 +6038,11 @@ class RunFolder:
     def elapsed(self) -> float:
         return time.monotonic() - self._clock
 
-    def save(self, durable: bool = True) -> None:
+    def save(self) -> None:
+        """The run itself, without its tasks."""
         self.state = self.state._replace(elapsed=round(self.elapsed(), 3))
-        told = [retell(kept, self._prompts[at], UNTOLD) if at in self._prompts else kept for at, kept in enumerate(self.state.tasks)]
-        plain = freeze(self.state._replace(tasks=tuple(told)))
-        for kept in plain["tasks"]:
-            kept.update({name: masked(kept[name], self._mask) for name in ("attempts", "launch", "note")})
-        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self._mask)}, durable)
+        plain = freeze(self.state._replace(tasks=()))
+        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self._mask)})
 
     def _write(self, name: str, plain: Any, durable: bool = True) -> None:
         try:
@@ -6035,17 +6063,23 @@ def retell(kept: TaskState, old: str, new: str) -> TaskState:
 def lock_run(folder: str) -> Any:
     """The open file whose lock says that somebody works in this folder. Raises UsageError if another process does."""
     import fcntl
-    lock = open(os.path.join(folder, "lock"), "a+", opener=private_opener)
+    try:
+        lock = open(os.path.join(folder, "lock"), "a+", opener=private_opener)
+    except OSError as error:
+        raise NotReady(f"the output folder {folder!r} cannot be written to: {error.strerror}; name another with --output DIR.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.seek(0)
         owner = lock.read().strip() or "another process"
         lock.close()
         raise UsageError(f"{folder} belongs to a run that is still going on ({owner}); expected one that has ended") from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()}")
-    lock.flush()
+    except OSError:                   # a file system without locks: then two must not be started there
+        return lock
+    with contextlib.suppress(OSError):   # a full disk: only the message to others would lack the process
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
     return lock
 
 
@@ -6059,8 +6093,7 @@ def modified_at(path: str) -> float:
 
 def read_baseline(path: str) -> Optional[Snapshot]:
     try:
-        with open(path, encoding="utf-8") as file:
-            plain = json.load(file)
+        plain = read_json(path)
         return Snapshot({name: thaw_file(state) for name, state in plain["paths"].items()}, plain["complete"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -6070,22 +6103,32 @@ def read_state(folder: str) -> RunState:
     """The state of the run in this folder. Raises UsageError if there is none that can be read."""
     path = os.path.join(folder, STATE_FILE)
     try:
-        with open(path, encoding="utf-8") as file:
-            plain = json.load(file)
+        plain = read_json(path)
         if plain["version"] > STATE_VERSION:
             raise UsageError(f"{path} was written by a newer cc_execute (version {plain['version']}); expected version {STATE_VERSION}")
+        names = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith("-state.json")]
         state = thaw(RunState, plain)
+        tasks = []
+        for path in names:
+            tasks.append(with_denial(thaw(TaskState, read_json(path))))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; expected the folder of a run") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
         raise UsageError(f"{path} holds no run's state ({type(error).__name__}: {error}); expected the folder of a run") from None
-    return state._replace(tasks=tuple(map(with_denial, state.tasks)), elapsed=state.elapsed + unsaved_time(folder))
+    elapsed = max([state.elapsed, *(kept.elapsed for kept in tasks)]) + unsaved_time(folder)
+    return state._replace(tasks=tuple(sorted(tasks, key=lambda kept: kept.place)), elapsed=elapsed)
+
+
+def read_json(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def unsaved_time(folder: str) -> float:
     """Seconds that went on, by the transcripts, after the state of a run had been written for the last time."""
-    paths = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(".jsonl")]
-    return max(0.0, max(map(modified_at, paths), default=0.0) - modified_at(os.path.join(folder, STATE_FILE)))
+    names = os.listdir(folder)
+    told, saved = ([modified_at(os.path.join(folder, name)) for name in names if name.endswith(ending)] for ending in (".jsonl", "state.json"))
+    return max(0.0, max(told, default=0.0) - max(saved, default=0.0))
 
 
 def with_denial(kept: TaskState) -> TaskState:
@@ -6130,7 +6173,7 @@ def prune_runs(spec: str, keep: int) -> None:
         try:
             with lock_run(folder):
                 shutil.rmtree(folder)
-        except (UsageError, OSError):     # at work, or gone already, or not ours to remove: there is a next time
+        except (UsageError, NotReady, OSError):     # at work, or gone already, or not ours to remove: there is a next time
             continue
 
 
@@ -6190,6 +6233,7 @@ class Context(NamedTuple):
     disconnect: Callable[[], None]    # until the next use
     warnings: List[str]
     ledger: Ledger
+    outline: Callable[[], str]        # of the spec, for the history
 
     def patience(self) -> float:
         """Seconds that the run may still wait for limits to pass."""
@@ -6467,6 +6511,8 @@ class AttemptRun:
             place = transcript_place(self.transcript) if found else None
             with contextlib.closing(Transcript(self.transcript, self.context.mask, place)) as transcript:
                 ended = self.take_over(found, place, transcript) if found and place else self.follow(self.start(), transcript)
+            if found and ended.status == "cancelled" and not ended.cause and not is_clean(self.stream.result):
+                return self.orphan(ended)   # by the bridge, whose patience with a client that is gone was at its end
             return ended, classify_ending(self.stream, ended, self.stderr, time.time())
         except CallError as refusal:
             return Ended("failed"), start_error(refusal, self.command[0], self.directory)
@@ -6513,8 +6559,11 @@ class AttemptRun:
         if self.stream.is_over:
             ended = Ended("completed", duration=duration)
             return ended, classify_ending(self.stream, ended._replace(exit_code=0), "", time.time())
+        return self.orphan(Ended("failed", duration=duration))
+
+    def orphan(self, ended: Ended) -> Tuple[Ended, AgentError]:
         self.orphaned = True
-        return Ended("failed", duration=duration), make_error("interrupted", "cc_execute was ended while it ran, and so was it")
+        return ended, make_error("interrupted", "cc_execute was ended while it ran, and so was it")
 
     def lose_bridge(self, trouble: CcError) -> Tuple[Ended, AgentError]:
         self.lost_at_start = isinstance(trouble, StartLost)
@@ -6536,7 +6585,7 @@ class AttemptRun:
         self.process = self.context.client().start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
                                                    label=self.label, **self.surroundings())
         self.was_started = True
-        self.context.folder.put(self.at, launch=self.launch()._replace(started=True))
+        self.context.folder.put(self.at, durable=False, launch=self.launch()._replace(started=True))
         return self.process
 
     def surroundings(self) -> Dict[str, Any]:
@@ -6811,7 +6860,7 @@ def remember(result: TaskResult, context: Context) -> None:
         longest_attempt(result), run, f"{run}/{task.number}/{fingerprint}")
     attempts = tuple(AttemptRecord(attempt.number, attempt.duration, attempt.timeout, attempt.error.kind if attempt.error else None,
                                    attempt.cost_usd, passed(task, attempt, context.options.strict)) for attempt in result.attempts)
-    context.history.remember(Entry(record, attempts, spec_outline(context.spec, lambda task: read_criteria(task.criteria))))
+    context.history.remember(Entry(record, attempts, context.outline()))
 
 
 def longest_attempt(result: TaskResult) -> float:
@@ -7207,7 +7256,7 @@ def told_cost(cost: Optional[float], unknown: bool) -> str:
     return known + (f"{' and' if known else ','} a cost that is not known" if unknown else "")
 
 
-GONE_ON_WITH = ("cancelled", "skipped", "error")   # what --resume may bring to a better end
+RESUMABLE = ("cancelled", "skipped", "error")   # what --resume may bring to a better end
 
 
 def run_summary(document: Mapping[str, Any]) -> str:
@@ -7218,7 +7267,7 @@ def run_summary(document: Mapping[str, Any]) -> str:
     unknown = any("what it cost is not known" in warning for warning in document["warnings"])
     return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
             + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown)
-            + ("\nTo go on where this ended: the same command with --resume" if any(task["status"] in GONE_ON_WITH for task in tasks) else "")
+            + ("\nTo go on where this ended: the same command with --resume" if any(task["status"] in RESUMABLE for task in tasks) else "")
             + f"\nTranscripts and result: {document['output_dir']}")
 
 
@@ -7374,6 +7423,8 @@ def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> J
         missing = [name for name in state.withheld if name not in given]
         if missing:
             raise UsageError(f"--{missing[0]} held a secret, which the run in {folder} did not keep; expected it to be given again")
+        if os.path.abspath(given.get("cwd", state.directory)) != state.directory:
+            raise UsageError(f"--cwd {given['cwd']!r} is not where the run in {folder} works; expected {state.directory}, or no --cwd")
         given = {**state.options, **given}
     options = with_agent(Options(**given))
     check_amounts(options)
@@ -7446,13 +7497,14 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
     ledger.attempts += [attempt for kept in folder.state.tasks for attempt in kept.attempts]
     history = open_history(job.options, lambda text: context.warn(text))
     context = Context(job.options, job.spec, directory, folder, history, mask, interrupt, observer, connector.client, connector.disconnect,
-                      warnings, ledger)
+                      warnings, ledger, functools.lru_cache(lambda: spec_outline(job.spec, lambda task: read_criteria(task.criteria))))
     for warning in job.spec.warnings:
         observer.say(warning)
     try:
         results = run_tasks(context)
     finally:
         connector.disconnect()
+        history.close()
         folder.save()
     if folder.trouble:
         context.warn(folder.trouble)
@@ -7916,7 +7968,7 @@ def show_stats(specs: Sequence[str], options: Options, parsed: Any) -> int:
     if specs and not found:
         known = ", ".join(sorted({record.spec for record in records})) or "none"
         print(f"cc_execute: nothing is stored of {', '.join(specs)}; known are: {printable(known)}", file=sys.stderr)
-    document = {"schema": SCHEMA, **metrics(found, outlines)}
+    document = masked({"schema": SCHEMA, **metrics(found, outlines)}, make_mask(os.environ))
     if parsed.json:
         print(json.dumps(document, indent=1))
     elif parsed.markdown:

@@ -493,15 +493,26 @@ def test_stats_of_a_store_that_cannot_be_read_are_an_error(make, tmp_path, reque
 # ---- The history of a run: what was owed is stored as soon as that can be done. ----
 
 def test_what_could_not_be_stored_is_stored_with_the_next_one(tmp_path):
-    path, warnings = tmp_path / "folder" / "history.db", []
-    history = History(SqliteStore(str(path)), warnings.append)
+    path, warnings, now = tmp_path / "folder" / "history.db", [], [0.0]
+    history = History(SqliteStore(str(path)), warnings.append, lambda: now[0])
     (tmp_path / "folder").write_text("in the way")
     history.remember(Entry(record(1)))
-    history.remember(Entry(record(2)))
-    assert len(warnings) == 1
     (tmp_path / "folder").unlink()
+    history.remember(Entry(record(2)))
+    assert len(warnings) == 1 and not path.exists(), "it is left alone for a while"
+    now[0] += cc.TROUBLE_S
     history.remember(Entry(record(3)))
     assert SqliteStore(str(path)).records() == [record(1), record(2), record(3)] and len(warnings) == 1
+
+
+def test_a_store_that_is_silent_is_asked_once_a_minute_and_at_the_end(tmp_path, request):
+    url, now = redis_silent(tmp_path, request)["url"], [0.0]
+    history, asked = History(RedisStore(url), lambda text: None, lambda: now[0]), []
+    history.store.alike = lambda prompt: asked.append(now[0]) or RedisStore.alike(history.store, prompt)
+    for _ in range(20):
+        assert history.alike(CONFIG) == ()
+        now[0] += cc.TROUBLE_S / 10
+    assert asked == [0.0, cc.TROUBLE_S]
 
 
 def test_redis_that_is_started_again_in_the_middle_of_a_run_gets_it_all(tmp_path):
@@ -515,6 +526,7 @@ def test_redis_that_is_started_again_in_the_middle_of_a_run_gets_it_all(tmp_path
     try:
         wait_until(server.answers, "redis-server answers again")
         history.remember(Entry(record(3)))
+        history.close()
         assert {each.id for each in RedisStore(server.url).records()} >= {"id 2", "id 3"} and len(warnings) == 1
     finally:
         other.terminate()

@@ -79,9 +79,6 @@ class Place(NamedTuple):
     def runs(self) -> list:
         return sorted((self.folder / "XDG_STATE_HOME" / "cc_execute" / "runs").glob("*"))
 
-    def state(self) -> dict:
-        return json.loads((self.runs()[-1] / "state.json").read_text())
-
     def transcript(self, name: str = "task-1-attempt-1.jsonl") -> Path:
         return next((path / name for path in self.runs()[-1:]), Path("/nowhere"))
 
@@ -260,6 +257,17 @@ def test_a_criterion_s_command_that_was_running_is_ended_and_run_again(place):
     assert done.returncode == 0 and second != first and not lives(first) and len(there.starts()) == 1
 
 
+def test_one_that_the_bridge_had_given_up_is_gone_on_with_in_its_session(place, monkeypatch):
+    there = place(SPEC, [{"text": "begun"}, {"bash": "sleep 60"}], [WRITES])
+    with start_bridge("--detach-grace", "1.5") as impatient:
+        monkeypatch.setenv("CC_EXECUTE_BRIDGE", impatient.url)
+        there.kill_when(lambda: there.says("begun"))
+        wait_until(lambda: impatient.connect().call("list")["processes"][0]["state"] == "ended", "the bridge has given it up")
+        done = there.resume()
+    first, second = done.attempts()
+    assert done.returncode == 0 and (first["error"]["kind"], second["prompt"]) == ("interrupted", "continue"), done.stderr
+
+
 def test_a_bridge_that_was_named_is_found_again_without_its_name(place, monkeypatch):
     there = place(SPEC, [{"text": "begun"}, {"sleep": 1}, WRITES])
     monkeypatch.delenv("CC_EXECUTE_BRIDGE")
@@ -301,11 +309,11 @@ def test_an_agent_that_had_done_its_part_is_judged_by_its_transcript(place, brid
 def test_what_was_never_started_is_started(place):
     there = place(SPEC, [WRITES])
     assert there.run("--output", there.folder / "out").returncode == 0
-    state = json.loads((there.folder / "out" / "state.json").read_text())
-    task, = state["tasks"]
+    state = there.folder / "out" / "task-1-state.json"
+    task = json.loads(state.read_text())
     launch = {"number": 1, "label": "task 1 of run x ffff", "began_at": time.time(), "prompt": "\0", "timeout": 60.0, "resume": None, "retry": False, "started": False}
     task.update(attempts=[], status="", launch=launch)
-    (there.folder / "out" / "state.json").write_text(json.dumps(state))
+    state.write_text(json.dumps(task))
     (there.workspace / "a.txt").unlink()
     done = there.resume("--output", there.folder / "out")
     assert done.returncode == 0 and [start["prompt"] for start in there.starts()] == ["Create a.txt"] * 2
@@ -352,6 +360,27 @@ def test_what_was_not_ready_is_tried_again(place):
     assert there.run().returncode == 3
     done = there.resume()
     assert done.returncode == 0 and [attempt["error"] and attempt["error"]["kind"] for attempt in done.attempts()] == ["authentication", None]
+
+
+ENDS = {"max_turns": {"result": {"subtype": "error_max_turns", "errors": ["Reached maximum number of turns (1)"]}}, "interrupted": {"exit": 1},
+        "unknown": {"api_error": {"text": "Something odd", "status": None, "error": "unknown"}}}
+
+
+@pytest.mark.parametrize("kind, step", ENDS.items())
+def test_what_an_error_ended_is_gone_on_with(place, kind, step):
+    there = place(SPEC, [{"text": "begun"}, step], *([[step]] if kind == "interrupted" else []), [WRITES])
+    assert there.run().returncode == 1
+    done = there.resume()
+    assert done.returncode == 0 and done.attempts()[0]["error"]["kind"] == kind and done.attempts()[-1]["prompt"] == "continue", done.stderr
+
+
+def test_more_money_lets_it_go_on(place):
+    costs = {"result": {"subtype": "error_max_budget_usd", "errors": ["Reached maximum budget ($1)"], "total_cost_usd": 1.0}}
+    there = place(SPEC, [{"text": "begun"}, costs], [WRITES])
+    assert there.run("--budget", "1").returncode == 1
+    poor = there.resume()
+    assert poor.returncode == 1 and len(there.starts()) == 1 and "is used up" in poor.json()["warnings"][-1]
+    assert there.resume("--budget", "2").returncode == 0 and there.starts()[1]["prompt"] == "continue"
 
 
 def test_five_waits_in_a_row_are_counted_anew(place):
@@ -455,6 +484,8 @@ def test_it_works_where_the_run_worked(place, tmp_path):
     assert there.resume().returncode == 0 and (there.workspace / "a.txt").exists()
     elsewhere = there.resume("--cwd", tmp_path)
     assert elsewhere.returncode == 2 and "no run" in elsewhere.stderr
+    elsewhere = there.resume("--cwd", tmp_path, "--resume-from", there.runs()[0])
+    assert elsewhere.returncode == 2 and f"expected {there.workspace}" in elsewhere.stderr
 
 
 def test_an_option_that_held_a_secret_has_to_be_given_again(place):
@@ -482,7 +513,7 @@ def test_the_last_run_of_this_spec_and_no_other_is_gone_on_with(place):
     assert there.run("--keep-going").returncode == 3
     first, _, third = there.runs()
     assert there.resume().json()["output_dir"] == str(third)
-    assert json.loads((first / "state.json").read_text())["tasks"][0]["status"] == "error"
+    assert json.loads((first / "task-1-state.json").read_text())["status"] == "error"
 
 
 @pytest.mark.parametrize("form", [("--resume-from", "DIR"), ("--resume", "DIR"), ("--resume-from", "DIR", "spec.md"), ("--resume", "DIR", "spec.md"),
@@ -499,6 +530,8 @@ def test_a_folder_names_the_run(place, form):
 @pytest.mark.parametrize("spoil, says", [
     (lambda folder: shutil.rmtree(folder), "No such file"), (lambda folder: (folder / "state.json").write_text("{"), "holds no run's state"),
     (lambda folder: (folder / "state.json").write_text("[]"), "holds no run's state"), (lambda folder: (folder / "state.json").write_text('{"version": 1}'), "holds no run's state"),
+    (lambda folder: (folder / "task-1-state.json").write_text("{"), "task-1-state.json holds no run's state"),
+    (lambda folder: (folder / "task-1-state.json").write_text("{}"), "task-1-state.json holds no run's state"),
     (lambda folder: (folder / "state.json").write_text('{"version": 99}'), "newer cc_execute"), (lambda folder: (folder / "state.json").write_bytes(b"\xff\xfe"), "holds no run's state")])
 def test_a_state_that_cannot_be_read_is_a_usage_error(place, spoil, says):
     there = place(SPEC, [AUTHENTICATION], [WRITES])

@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 
 import cc_execute as cc
 from cc_execute import AgentError, Attempt, Changes, Criterion, Denial, Launch, RunState, TaskState, Verdict, freeze, retell, thaw
-from support import ROOT, heed_signals, wait_until
+from support import ROOT, heed_signals, unshare, wait_until
 
 SPEC = "Task: Create a.txt\nTimeout: 60\nSuccess Criteria:\n1) creates a.txt\n2) Output contains hello\n"
 WORKS = [{"bash": "echo hello"}, {"write": {"path": "a.txt", "content": "a\n"}}, {"text": "Done."}]
@@ -30,8 +30,8 @@ VERDICT = Verdict(Criterion("a.txt exists", "file_exists", ("a.txt",), most=3), 
 ATTEMPT = Attempt(2, "Create a.txt\n\nIMPORTANT: x", ("claude", "-p", "Create a.txt"), 60.0, None, 1.5, "s", None, 3, {"input_tokens": 1}, AgentError("timeout", "m", "h", 2.0),
                   "/x/t.jsonl", (VERDICT,), "text", unfinished=("make",), orphaned=True)
 STATE = RunState(1, "run", "batch", "spec", "file", "/x", 1.5, options={"cwd": "/x", "tasks": [1]}, withheld=("store",), warnings=("w",), tasks=(
-    TaskState(1, "task-1", "ff", "passed", (ATTEMPT,), changes=Changes(("a",), folders=("b",)), differing={"a": [1, 2, 3, None], "b": None}, gone=("c",)),
-    TaskState(2, "task-2", "ee", launch=Launch(1, "label", 2.5, "Create b.txt", 60.0))))
+    TaskState(0, 1, "task-1", "ff", "passed", (ATTEMPT,), changes=Changes(("a",), folders=("b",)), differing={"a": [1, 2, 3, None], "b": None}, gone=("c",)),
+    TaskState(1, 2, "task-2", "ee", launch=Launch(1, "label", 2.5, "Create b.txt", 60.0))))
 
 
 def test_a_state_comes_back_from_json_as_it_was():
@@ -54,14 +54,15 @@ def test_rubbish_is_an_error_that_is_expected(plain):
 
 @given(st.text(min_size=1), st.text())
 def test_prompts_are_untold_and_told_again(prompt, more):
-    kept = TaskState(1, "task-1", "ff", attempts=(ATTEMPT._replace(prompt=prompt + more, command=("claude", prompt, more)),), launch=Launch(1, "l", 1.0, prompt, 1.0))
+    kept = TaskState(0, 1, "task-1", "ff", attempts=(ATTEMPT._replace(prompt=prompt + more, command=("claude", prompt, more)),), launch=Launch(1, "l", 1.0, prompt, 1.0))
     untold = retell(kept, prompt, cc.UNTOLD)
     assert untold.launch.prompt == cc.UNTOLD and retell(untold, cc.UNTOLD, prompt).attempts == kept.attempts or more.startswith("\0")
 
 
 def test_a_denial_stays_one(tmp_path):
-    kept = TaskState(1, "task-1", "ff", attempts=(ATTEMPT._replace(error=Denial("permission", "m")),), denied=True)
-    (tmp_path / "state.json").write_text(json.dumps(freeze(STATE._replace(tasks=(kept,)))))
+    kept = TaskState(0, 1, "task-1", "ff", attempts=(ATTEMPT._replace(error=Denial("permission", "m")),), denied=True)
+    (tmp_path / "state.json").write_text(json.dumps(freeze(STATE._replace(tasks=()))))
+    (tmp_path / "task-1-state.json").write_text(json.dumps(freeze(kept)))
     assert type(cc.read_state(str(tmp_path)).tasks[0].attempts[0].error) is Denial
 
 
@@ -69,7 +70,24 @@ def test_what_is_kept_is_for_the_user_alone(run_cc, stand_in, bridge):
     run_cc("-", input=SPEC, env=stand_in(WORKS).environment, prefix=["sh", "-c", 'umask 0; exec "$@"', "sh"])
     folder, = runs()
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {path.name: "0o600" for path in folder.iterdir()}
-    assert {path.name for path in folder.iterdir()} == {"lock", "state.json", "result.json", "task-1-before.json", "task-1-attempt-1.jsonl"}
+    assert {path.name for path in folder.iterdir()} == {"lock", "state.json", "task-1-state.json", "result.json", "task-1-before.json", "task-1-attempt-1.jsonl"}
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_told_before_anything_runs(run_cc, stand_in, bridge, tmp_path):
+    (tmp_path / "out").mkdir()
+    agent = stand_in(WORKS)
+    prefix = [*unshare("--mount"), "sh", "-c", f'mount --bind -o ro {tmp_path}/out {tmp_path}/out && exec "$@"', "sh"]
+    done = run_cc("-", "--json", "--output", tmp_path / "out", input=SPEC, env=agent.environment, prefix=prefix)
+    assert done.returncode == 3 and "--output" in done.stderr and "Read-only" in done.stderr and agent.starts() == []
+
+
+def test_a_spec_of_many_tasks_writes_as_much_for_the_last_step_as_for_the_first(run_cc, stand_in, bridge, workspace):
+    """Each step's state is a file of its own, so that the work does not grow with the square of the tasks."""
+    tasks = "".join(f"## Task {number}: x\nCreate it\n\n" for number in range(1, 31))
+    (workspace / "many.md").write_text(tasks)
+    assert run_cc("many.md", env=stand_in([{"text": "done"}]).environment).returncode == 0
+    sizes = [(runs()[0] / f"task-{number}-state.json").stat().st_size for number in range(1, 31)]
+    assert max(sizes) < 1.2 * min(sizes) and (runs()[0] / "state.json").stat().st_size < 2 * 30 * 100
 
 
 def test_a_state_that_cannot_be_written_costs_a_warning_and_not_the_task(run_cc, stand_in, bridge, tmp_path):
