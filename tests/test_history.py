@@ -540,3 +540,12 @@ def test_what_is_kept_of_a_prompt_holds_no_secret(tmp_path, run_cc, stand_in, br
     assert done.returncode == 0
     assert not [path for path in tmp_path.glob("h.db*") if secret.encode() in path.read_bytes()]
     assert len(SqliteStore(str(tmp_path / "h.db")).records()) == 1
+
+
+def test_an_estimate_from_the_store_imports_nothing_heavy(tmp_path):
+    add(SqliteStore(str(tmp_path / "h.db")), *(record(number, prompt=CONFIG) for number in range(30)))
+    look = "import sys; sys.path.insert(0, sys.argv[1]); import cc_execute as cc; store = cc.open_store(sys.argv[2])\n" \
+           f"print(cc.estimate_timeout({CONFIG!r}, store.alike({CONFIG!r})).samples, *sys.modules)"
+    count, *modules = subprocess.run([sys.executable, "-c", look, str(ROOT), str(tmp_path / "h.db")], capture_output=True, text=True, check=True).stdout.split()
+    assert count == "30"
+    assert not {"asyncio", "statistics", "decimal", "fractions", "random", "ssl", "socket", "subprocess", "http", "email", "redis", "argparse", "numpy"} & set(modules)

@@ -1,17 +1,21 @@
 """The real Claude CLI under cc_execute.py, its API scripted on loopback: what a user sees with an account, without one.
 
-Sections: fixtures, work that is done, what the API answers, prompts.
+Sections: fixtures, work that is done, what the API answers, prompts, a run that is gone on with.
 """
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from bridging import start_bridge
 from scripted_api import Request, ScriptedApi, prompts, tool_results, turn
-from support import ROOT, marked_processes, own_mark
+from support import ROOT, marked_processes, own_mark, wait_until
 
 pytestmark = pytest.mark.usefixtures("bridge")
 
@@ -433,3 +437,57 @@ def test_the_real_cli_is_found_on_the_path(run, claude, tmp_path):
     with ScriptedApi([WRITES, SAYS_DONE]) as api:
         done = run(api, WORKED_EXAMPLE, env=path)
     assert done.returncode == 0 and the_attempts(done)[0]["command"][0] == "claude"
+
+
+# ---- A run that is gone on with. ----
+
+WAITS = {"text": "First a look.", "tool": "Bash", "input": {"command": "touch begun; sleep 3; echo looked"}}
+
+
+def kill_when_begun(claude, workspace: Path, api: ScriptedApi, spec: Path) -> None:
+    """Ends cc_execute.py with SIGKILL while the real CLI waits for its command."""
+    variables = {**os.environ, **api.environment, "CC_EXECUTE_CLAUDE": str(claude), "IS_SANDBOX": "1"}
+    process = subprocess.Popen([sys.executable, str(ROOT / "cc_execute.py"), str(spec), "--json"], cwd=workspace, env=variables, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: (workspace / "begun").exists(), "the real CLI is at work")
+    process.kill()
+    process.wait()
+
+
+def test_a_cli_that_still_runs_after_a_crash_is_taken_over(run, claude, workspace):
+    with ScriptedApi([WAITS, WRITES, SAYS_DONE]) as api:
+        kill_when_begun(claude, workspace, api, WORKED_EXAMPLE)
+        done = run(api, WORKED_EXAMPLE, "--resume")
+        assert len(api.requests) == 3
+    attempt, = the_attempts(done)
+    assert done.returncode == 0 and (attempt["num_turns"], attempt["exit_code"]) == (3, 0) and attempt["cost_usd"] > 0, done.stderr
+    assert [json.loads(line)["type"] for line in Path(attempt["transcript"]).read_text().splitlines()].count("result") == 1
+    assert_nothing_runs()
+
+
+def test_after_a_reboot_the_real_session_is_gone_on_with(run, claude, workspace, bridge, monkeypatch):
+    with ScriptedApi([WAITS, WRITES, SAYS_DONE]) as api:
+        kill_when_begun(claude, workspace, api, WORKED_EXAMPLE)
+        bridge.process.kill()
+        bridge.process.wait()
+        with start_bridge() as other:
+            monkeypatch.setenv("CC_EXECUTE_BRIDGE", other.url)
+            done = run(api, WORKED_EXAMPLE, "--resume")
+            assert_nothing_runs()
+        resumed = prompts(api.requests[1])
+    first, second = the_attempts(done)
+    assert done.returncode == 0 and (first["error"]["kind"], first["cost_usd"]) == ("interrupted", None), done.stderr
+    assert resumed[0] == PROMPT and resumed[-1] == "continue" and second["session_id"] == first["session_id"]
+    assert done.json()["tasks"][0]["files_changed"]["created"] == ["begun", "config.py"]
+
+
+def test_a_session_limit_is_gone_on_with_after_exit_4(run, workspace):
+    limited = {"status": 429, "type": "rate_limit_error", "message": "This request would exceed your account's rate limit. Please try again later.",
+               "headers": {"retry-after": "1"}}
+    with ScriptedApi([{"tool": "Bash", "input": {"command": "touch begun"}}, limited, limited, WRITES, SAYS_DONE]) as api:
+        first = run(api, WORKED_EXAMPLE, "--max-wait", "0", env={"CLAUDE_CODE_MAX_RETRIES": "1"})
+        done = run(api, WORKED_EXAMPLE, "--resume", "--max-wait", "60")
+        asked = prompts(api.requests[-1])
+    assert (first.returncode, done.returncode) == (4, 0), first.stdout + done.stderr
+    assert [attempt["error"] and attempt["error"]["kind"] for attempt in the_attempts(done)] == ["rate_limit", None]
+    assert asked[0] == PROMPT and asked[-1] == "continue"
