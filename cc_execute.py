@@ -6965,8 +6965,8 @@ class TaskRun:
         number, folder = len(self.attempts) + 1, self.context.folder
         self.context.observer.attempt_started(number, step.timeout)
         self.run = AttemptRun(self, step, number)
-        launch = folder.task(self.at).launch if step.label else None
-        folder.put(self.at, launch=launch or Launch(number, self.run.label, time.time(), step.prompt, step.timeout, step.resume, step.retry))
+        fresh = Launch(number, self.run.label, time.time(), step.prompt, step.timeout, step.resume, step.retry)
+        folder.put(self.at, status="", launch=(folder.task(self.at).launch if step.label else None) or fresh)
         attempt = self.run.carry_out()
         self.attempts.append(attempt)
         self.context.ledger.attempts.append(attempt)

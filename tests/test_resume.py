@@ -449,6 +449,17 @@ def test_money_that_was_spent_counts(place):
     assert budgets == ["1", "0.25", "0.25"] and "is used up ($1.5000)" in done.json()["warnings"][-1]
 
 
+def test_one_that_failed_before_and_passed_just_before_a_crash_is_remembered_as_passed(place):
+    there = place(SPEC, [AUTHENTICATION], [WRITES])
+    assert there.run().returncode == 3 and there.resume().returncode == 0
+    state = there.runs()[0] / "task-1-state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "status": ""}))   # as it is between the attempt's end and the task's
+    (there.folder / "XDG_DATA_HOME" / "cc_execute" / "history.sqlite3").unlink()
+    done = there.resume()
+    assert done.returncode == 0 and done.json()["tasks"][0]["files_changed"]["created"] == ["a.txt"] and len(there.starts()) == 2
+    assert json.loads(there.begin("--stats", spec=None).communicate()[0])["successes"] == 1
+
+
 def test_each_task_is_remembered_once(place):
     there = place(LIST, [WRITE["a"]], [AUTHENTICATION], [WRITE["b"]], [{"text": "No."}])
     assert there.run().returncode == 3
