@@ -23,7 +23,7 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
               NO_COLOR          no colours on the terminal
 
 Sections, each using only what stands above it:
-    Policy · Errors · Data · Secrets · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
+    Policy · Errors · Secrets · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
     History · Metrics · Bridge · Runs · Running · Documents · Terminal · Module · Command line
 
 Known gaps, on purpose: criteria outside the table of kinds are matched by their words and never count as proved; a secret
@@ -45,6 +45,7 @@ import math
 import re
 import shlex
 import textwrap
+import threading
 import time
 from bisect import bisect_right
 from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -70,6 +71,7 @@ STALL_S = 1800                        # so long without a word or a running tool
 AFTER_RESULT_S = 10                   # a CLI that does not exit so long after its result is ended; some hang for hours
 FINDING_CHARS = 700                   # of what was found, in a retry's prompt
 MOST_FINDINGS = 40                    # so many unmet criteria are told of at once
+SECRET_END_CHARS = 65536              # before its end is cut off, so much of it is searched for secrets
 OUTPUT_END_CHARS = 500                # of a command's output, where it tells most: at its end
 GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
 MINIMUM_LIMIT_S = 60                  # no estimate goes below
@@ -81,6 +83,7 @@ UNSEEN_FOLDERS = {".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pyc
 KEPT_RUNS = 20                        # of each spec; older ones are removed
 BRIDGE_IDLE_S = 30                    # a bridge that was started here ends so long after its last client and process
 BRIDGE_START_S = 15                   # a bridge that has not said where it listens by then did not start
+CANCEL_S = 15                         # so long the end of what is cancelled is waited for: the bridge's grace, and more
 POLL_S = 0.2                          # how often signals, clocks and the live line are looked at
 NESTED_SESSION = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_CHILD_SESSION")
 
@@ -133,6 +136,146 @@ class CallError(CcError):
     def __init__(self, message: str, code: int, data: Mapping[str, Any]):
         super().__init__(message)
         self.code, self.data = code, data
+
+
+# ---- Secrets: text -> the same without what looks like a key or a token. All that is kept and shown goes through here. ----
+
+MASK = "***"
+SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PAT|\w_PWD|CREDENTIAL)S?(?:_(?:BASE|ID|\d{1,3}))?$", re.I)
+SHORTEST_SECRET_CHARS = 8             # a shorter value of such a variable is a switch or a name, and masking it would garble everything
+SECRET_LINE_CHARS = 16                # of a value of several lines each line as long is one too: it may be shown with numbers or indented
+
+
+class SecretForm(NamedTuple):
+    """One look of a secret. Only a text that holds one of the signs is searched for the pattern, which costs fifty times as much; of
+    what the pattern finds, its first group stays, to tell what was there. All are bounded, so that a text without end can be cut."""
+    signs: Tuple[str, ...]
+    pattern: str
+
+
+# Of a word: also behind an escape of JSON's, which ends in a letter, a terminal's colour, and an escape of a URL's.
+START = r"(?:(?<![A-Za-z0-9-])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4})|(?<=[\[;]\dm)|(?<=[\[;]\d\dm)|(?<=%[0-9a-fA-F]{2}))"
+# Between a name and its value: in a header, in JSON, in JSON within JSON, in a list of two.
+IS = r"""(?:\\{0,4}["']\s*[:=,]|\s*[:=])\s*(?:\\{0,4}["'])?"""
+VALUE = r"""[^\s"'\\,;]"""
+CODE = r"""(?=[^\s"'\\,;()]{0,400}\d)[^\s"'\\,;()]"""   # what has a digit and no parenthesis is no word and no call
+PEM = r"(?:[\w+/=\s:,.→()>|$·]|-(?!--)|\\{1,4}[nrt\"'])"   # the inside of a key, also quoted, with line numbers, and as JSON has it
+BASE64 = r"(?:(?:[\s\d:→>|$·.]|\\{1,4}[nrt]){0,40}[A-Za-z0-9+/=]{20,100})"   # of a key that is cut off
+SCHEMES = "bearer|basic|token|digest|apikey|ssws|negotiate|ntlm|bot|key|hawk|signature"
+SECRET_FORMS = (
+    SecretForm(("sk-ant-",), r"(sk-ant-)[\w-]{8,400}"),                                                                   # Anthropic
+    SecretForm(("sk-",), rf"{START}(sk-(?:proj-|svcacct-|admin-)?)(?!ant-)(?=[\w-]{{0,200}}\d)[\w-]{{20,400}}"),          # OpenAI
+    SecretForm(("AKIA", "ASIA", "ABIA", "ACCA"),                                                                         # AWS
+               r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
+    SecretForm(("ecret", "ECRET", "ession", "ESSION"),
+               rf"(?i:((?:aws_?)?secret_?(?:access_?)?key{IS}|(?:aws_?)?session_?token{IS}))[A-Za-z0-9/+=\\]{{30,4096}}"),
+    SecretForm(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,400}"),           # GitHub
+    SecretForm(("glpat-", "gldt-", "glrt-", "glrtr-", "glptt-", "glcbt-", "gloas-", "glft-", "glimt-", "glsoat-"),         # GitLab
+               r"(gl(?:pat|dt|rtr?|ptt|cbt|oas|ft|imt|soat)-)[\w.-]{20,400}"),
+    SecretForm(("xox", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,400}"),                                       # Slack
+    SecretForm(("hooks.slack.com",), r"(hooks\.slack\.com\\?/(?:services|workflows|triggers)\\?/)[\w/\\-]{10,400}"),
+    SecretForm(("AIza", "ya29.", "GOCSPX-"), r"(AIza(?=[\w-]{35})|ya29\.|GOCSPX-)[\w-]{20,2048}"),                         # Google
+    SecretForm(("k_live_", "k_test_", "whsec_"), rf"{START}((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{{10,400}}"),      # Stripe
+    SecretForm(("npm_", "hf_", "pypi-"), rf"{START}(npm_|hf_|pypi-)(?:(?<=pypi-)[\w-]{{50,400}}|[A-Za-z0-9]{{30,400}})"),
+    SecretForm(("shpat_", "dop_v1_", "hvs.", "dckr_pat_", "gsk_", "AGE-SECRET-KEY-", "ATATT3", "lin_api_", "ntn_"),        # others
+               rf"{START}(shpat_|dop_v1_|hvs\.|dckr_pat_|gsk_|AGE-SECRET-KEY-|ATATT3|lin_api_|ntn_)[\w=-]{{20,400}}"),
+    SecretForm(("SG.",), rf"{START}(SG\.)[\w-]{{16,100}}\.[\w-]{{16,100}}"),                                              # SendGrid
+    SecretForm(("eyJ",), rf"{START}(eyJ)[\w-]{{8,4096}}\.eyJ[\w-]{{8,8192}}(?:\.[\w-]{{0,4096}})?"),                       # RFC 7519
+    SecretForm(("PRIVATE KEY",),                                                                                         # RFC 7468
+               rf"(-----BEGIN [A-Z ]{{0,40}}PRIVATE KEY(?: BLOCK)?-----)(?:{PEM}{{0,16384}}?-----END [A-Z ]{{1,40}}-----|{BASE64}{{1,300}})"),
+    SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS}(?:{SCHEMES})\s+(?:\\{{0,4}}[\"'])?))(?!\*){VALUE}{{3,4096}}"),
+    SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS})){CODE}{{16,4096}}"),
+    SecretForm(("pi-key", "PI-KEY", "pi-Key", "PI-Key", "-token", "-Token", "-TOKEN"),
+               rf"(?i:((?:api-key|(?:private|auth|access|vault|refresh|job)-token){IS})){CODE}{{8,4096}}|(?i:(x-api-key{IS})){VALUE}{{8,4096}}"),
+    SecretForm(("earer ", "EARER "), rf"(?i:({START}bearer\s+))(?=[\w.~+/=-]{{0,400}}\d)[\w.~+/=-]{{16,4096}}"),          # RFC 6750
+    SecretForm(("://", ":\\/\\/"),                                                                                       # RFC 3986: userinfo
+               r"""(\w:\\?/\\?/[^\s:/@"'\\?#,)]{0,256}:)(?![$%{<*]|\d{1,5}[,;)\]?#/])[^\s/"'\\?#]{1,1024}(?=@)"""),
+    SecretForm(("token=", "key=", "secret=", "password="),
+               r"""([?&](?:[\w-]{1,40}_)?(?:token|api_?key|key|secret|password)=)[^\s&#"'\\]{4,1024}"""),
+)
+
+
+def own_secrets(environment: Mapping[str, str]) -> List[str]:
+    """The values of the environment's own keys, tokens and secrets, longest first, also as JSON, URLs and base64 have them. The path of
+    a key's file is none."""
+    import base64
+    from urllib.parse import quote
+    values = [value.strip() for name, value in environment.items() if SECRET_VARIABLE.search(name)]
+    secret = {value for value in values if len(value) >= SHORTEST_SECRET_CHARS and not (os.path.isabs(value) and os.path.exists(value))}
+    forms = set(secret)
+    for value in secret:
+        told = [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
+        forms.update(told, (json.dumps(text)[1:-1] for text in told), [quote(value, safe="", errors="surrogatepass")])
+        forms.add(base64.b64encode(value.encode("utf-8", "surrogatepass")).decode())
+        forms.update(line.strip() for line in value.split("\n") if "\n" in value and len(line.strip()) >= SECRET_LINE_CHARS)
+    return sorted(forms, key=len, reverse=True)
+
+
+def make_mask(environment: Mapping[str, str], hide: Callable[[str], str] = lambda secret: MASK) -> Callable[[str], str]:
+    """The function that takes secrets out of a text: those of this environment, and what looks like one. `hide` says what stands there
+    instead."""
+    values = own_secrets(environment)
+    forms = [(form.signs, re.compile(form.pattern)) for form in SECRET_FORMS]
+
+    def hidden(found: Any) -> str:
+        kept = next(filter(None, found.groups()), "")
+        return kept + hide(found[0][len(kept):])
+
+    def mask(text: str) -> str:
+        for value in values:
+            text = text.replace(value, hide(value)) if value in text else text
+        for signs, pattern in forms:
+            if any(sign in text for sign in signs):
+                text = pattern.sub(hidden, text)
+        return text
+    return mask
+
+
+@functools.lru_cache(maxsize=1)
+def own_mask() -> Callable[[str], str]:
+    """That of this process's environment, as it was when the program, or the last run in it, began."""
+    return make_mask(os.environ)
+
+
+# Of plain data: the places of files, which the user named and others have to find, and what is a name by its nature.
+SPARED = {"transcript", "output_dir", "spec", "cwd", "type", "subtype", "id", "uuid", "session_id", "tool_use_id", "parent_tool_use_id",
+          "role", "model", "name", "kind", "status", "confidence", "stop_reason", "terminal_reason"}
+ANYBODY_S = {"input", "tool_use_result", "structured_output"}   # below these, a name may be anything
+
+
+def masked(value: Any, mask: Callable[[str], str], spared: AbstractSet[str] = SPARED) -> Any:
+    """Plain data with the secrets taken out of all its texts, but for those that are SPARED."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, dict):
+        return {name: item if name in spared and isinstance(item, str) else masked(item, mask, set() if name in ANYBODY_S else spared)
+                for name, item in value.items()}
+    return [masked(item, mask, spared) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def masked_lines(text: str, mask: Callable[[str], str]) -> str:
+    """Lines of stream-json with the secrets taken out. Where a secret is also a word of the format's, each line stays the event it was."""
+    if mask(text) == text:
+        return text
+    parts: List[str] = []
+    for is_event, lines in itertools.groupby(text.split("\n"), lambda line: line.startswith("{")):
+        parts += [masked_event(line, mask) for line in lines] if is_event else [mask("\n".join(lines))]
+    return "\n".join(parts)
+
+
+def masked_event(line: str, mask: Callable[[str], str]) -> str:
+    told = mask(line)
+    if told == line:
+        return line
+    try:
+        event = masked(json.loads(line), mask)
+    except (ValueError, RecursionError):
+        return told
+    try:
+        is_whole = json.loads(told) == event
+    except ValueError:
+        is_whole = False
+    return told if is_whole else json.dumps(event, ensure_ascii=False, separators=(",", ":"))
 
 
 # ---- Data: what crosses from one section to the next ----
@@ -295,6 +438,7 @@ class Attempt(NamedTuple):
     given_up: str = ""                # why the judge is not asked again
     orphaned: bool = False            # cc_execute was ended while it ran, and so was it
     earlier: bool = False             # it was made before the run was gone on with
+    paused: float = 0.0               # seconds of its duration for which the CLI sat out what the API refused
 
     def ended_by(self, *kinds: str) -> bool:
         """Whether an error of one of these kinds ended it."""
@@ -376,14 +520,15 @@ def weakest(confidences: Iterable[str]) -> Optional[str]:
 
 
 def shorten(text: str, limit_chars: int) -> str:
-    """One line of at most `limit_chars`, with an ellipsis where something was left out; no control characters get through."""
-    line = printable(" ".join(text.split()))
+    """One line of at most `limit_chars`, with an ellipsis where something was left out; no control character and no secret gets through."""
+    line = printable(" ".join(own_mask()(text).split()))   # masked first: of a secret that is cut nobody can tell that it is one
     return line if len(line) <= limit_chars else line[:max(0, limit_chars - 1)].rstrip() + "…"
 
 
 def telling_end(output: str) -> str:
     """The last lines of a command's output as one, which mostly say why it failed; "" if it printed nothing."""
-    lines = [printable(line.strip()) for line in output.rstrip()[-4 * OUTPUT_END_CHARS:].split("\n") if line.strip()]
+    end = own_mask()(output.rstrip()[-SECRET_END_CHARS:])[-4 * OUTPUT_END_CHARS:]
+    lines = [printable(line.strip()) for line in end.split("\n") if line.strip()]
     line = " · ".join(lines)
     return line if len(line) <= OUTPUT_END_CHARS else "…" + line[1 - OUTPUT_END_CHARS:]
 
@@ -403,6 +548,11 @@ def private_opener(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def own_opener(path: str, flags: int) -> int:
+    """The same, and no link to another one, which would be overwritten."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def write_private(path: str, text: str, durable: bool = False) -> None:
     """Write a file whole or not at all, readable by this user only; `durable`: also if the machine stops right afterwards."""
     part = f"{path}.{os.getpid()}.part"
@@ -412,80 +562,6 @@ def write_private(path: str, text: str, durable: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     os.replace(part, path)
-
-
-# ---- Secrets: text -> the same without what looks like a key or a token. All that is kept and shown goes through here. ----
-
-MASK = "***"
-SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)S?$", re.I)
-SHORTEST_SECRET_CHARS = 8             # a shorter value of such a variable is a switch or a name, and masking it would garble everything
-
-
-class SecretForm(NamedTuple):
-    """One look of a secret. Only a text that holds one of the signs is searched for the pattern, which costs fifty times as much; of
-    what the pattern finds, its first group stays, to tell what was there."""
-    signs: Tuple[str, ...]
-    pattern: str
-
-
-IS = r"""(?:\\*["'])?\s*[:=]\s*(?:\\*["'])?"""   # between a name and its value, in a header, in JSON, and in JSON within JSON
-START = r"(?:(?<![\w-])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4}))"   # of a word, also behind an escape of JSON's, which ends in a letter
-VALUE = r"""[^\s"'\\,;]"""
-PEM = r"(?:[\w+/=\s:,.→()-]|\\+[nrt])"   # also as JSON has it, and with line numbers
-SECRET_FORMS = (
-    SecretForm(("sk-",), rf"{START}(sk-(?:ant-|proj-|svcacct-|admin-)?)(?:(?<=ant-)[\w-]{{8,}}|[\w-]{{20,}})"),         # Anthropic, OpenAI
-    SecretForm(("AKIA", "ASIA", "ABIA", "ACCA"),                                                                         # AWS
-               r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    SecretForm(("ecret", "ECRET"), rf"(?i:(aws_?secret_?(?:access_?)?key{IS}))[A-Za-z0-9/+=]{{30,}}"),
-    SecretForm(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,}"),              # GitHub
-    SecretForm(("glpat-", "gldt-", "glrt-", "glptt-", "glcbt-"), r"(gl(?:pat|dt|rt|ptt|cbt)-)[\w.-]{20,}"),               # GitLab
-    SecretForm(("xox", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,}"),                                          # Slack
-    SecretForm(("hooks.slack.com",), r"(hooks\.slack\.com/(?:services|workflows)/)[\w/-]{10,}"),
-    SecretForm(("AIza", "ya29."), r"(AIza(?=[\w-]{35})|ya29\.)[\w-]{20,}"),                                               # Google
-    SecretForm(("k_live_", "k_test_", "whsec_"), r"((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{10,}"),                   # Stripe
-    SecretForm(("npm_", "hf_", "pypi-"), rf"{START}(npm_|hf_|pypi-)(?:(?<=pypi-)[\w-]{{50,}}|[A-Za-z0-9]{{30,}})"),
-    SecretForm(("SG.",), rf"{START}(SG\.)[\w-]{{16,}}\.[\w-]{{16,}}"),                                                     # SendGrid
-    SecretForm(("eyJ",), rf"{START}(eyJ)[\w-]{{8,}}\.eyJ[\w-]{{8,}}(?:\.[\w-]*)?"),                                         # RFC 7519
-    SecretForm(("PRIVATE KEY",), rf"(-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----)(?:{PEM}*?-----END [A-Z ]+-----|{PEM}+)"),   # RFC 7468
-    SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS}(?:bearer|basic|token|digest|apikey)\s+))(?!\*){VALUE}{{3,}}"),
-    SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS})){VALUE}{{16,}}"),
-    SecretForm(("api-key", "Api-Key", "API-KEY"), rf"(?i:(x-(?:goog-)?api-key{IS})){VALUE}{{8,}}"),
-    SecretForm(("earer ", "EARER "), rf"(?i:({START}bearer\s+))(?=[\w.~+/=-]*\d)[\w.~+/=-]{{16,}}"),                        # RFC 6750
-    SecretForm(("://",), r"""(\w://[^\s:/@"'\\]*:)[^\s@/"'\\]+(?=@)"""),                                                  # RFC 3986: userinfo
-    SecretForm(("token=",), r"""([?&](?:\w+_)?token=)[^\s&#"'\\]+"""),
-)
-
-
-def own_secrets(environment: Mapping[str, str]) -> List[str]:
-    """The values of the environment's own keys, tokens and secrets, longest first, also as JSON has them. The path of a key's file is none."""
-    values = [value.strip() for name, value in environment.items() if SECRET_VARIABLE.search(name)]
-    secret = {value for value in values if len(value) >= SHORTEST_SECRET_CHARS and not os.path.exists(value)}
-    escaped = {json.dumps(value, ensure_ascii=ascii_only)[1:-1] for value in secret for ascii_only in (True, False)}
-    return sorted(secret | escaped, key=len, reverse=True)
-
-
-def make_mask(environment: Mapping[str, str]) -> Callable[[str], str]:
-    """The function that takes secrets out of a text: those of this environment, and what looks like one."""
-    values = own_secrets(environment)
-    forms = [(form.signs, re.compile(form.pattern)) for form in SECRET_FORMS]
-
-    def mask(text: str) -> str:
-        for value in values:
-            text = text.replace(value, MASK) if value in text else text
-        for signs, pattern in forms:
-            if any(sign in text for sign in signs):
-                text = pattern.sub(rf"\1{MASK}", text)
-        return text
-    return mask
-
-
-def masked(value: Any, mask: Callable[[str], str]) -> Any:
-    """Plain data with the secrets taken out of all its texts."""
-    if isinstance(value, str):
-        return mask(value)
-    if isinstance(value, dict):
-        return {name: masked(item, mask) for name, item in value.items()}
-    return [masked(item, mask) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 # ---- Spec: text -> Spec, or SpecError. Pure. ----
@@ -1604,6 +1680,8 @@ class Stream:
         self.unfinished: Tuple[str, ...] = ()         # background work that was still running at the last result
         self.has_answered = False                     # the API, at least once
         self.is_over = False                          # a result was seen, and no further turn has begun since
+        self.is_masked = False                        # (the beginning of) it was read from a transcript, which holds no secrets
+        self.paused = 0.0                             # seconds for which the CLI sat out what the API refused
         self.doing = "starting"
         self.noise = self.unknown = self.oversized = 0
         self._background: Dict[str, Tuple[str, str]] = {}    # tool_use id and description of what runs, by task id
@@ -1650,6 +1728,7 @@ class Stream:
             self.doing, self.is_over = "thinking", False
         elif subtype == "api_retry":
             self.retrying = event
+            self.paused += self.retry_delay
             self.doing = f"retrying the API: {self.retry_error}"
         elif subtype == "task_started":
             self._background[task] = (str(event.get("tool_use_id")), str(event.get("description") or task))
@@ -3882,7 +3961,7 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 
 def judge_command_result(criterion: Criterion, result: CommandResult) -> Verdict:
-    tail = shorten(" ".join(result.output.strip().split("\n")[-3:]), 160)
+    tail = shorten(" ".join(own_mask()(result.output.strip()[-SECRET_END_CHARS:]).split("\n")[-3:]), 160)
     told = f"{criterion.command!r}: {result.ending}" + (f"; it printed: {tail}" if tail else "; it printed nothing")
     if result.exit_code is None:
         return Verdict(criterion, False, "proved", told)
@@ -4105,20 +4184,30 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
     return Next(refined_prompt(task, SHORTER if kind == "token_limit" else refinement(last.verdicts, last.unfinished)), last.timeout)
 
 
-def plan_resumption(task: Task, attempts: Sequence[Attempt], retries: int, longest: Optional[float], patience: float, ended_at: float,
+def plan_resumption(task: Task, attempts: Sequence[Attempt], retries: int, longest: Optional[float], patience: float,
                     now: float) -> Union[Next, Stop]:
-    """What follows the last attempt when a run is gone on with: what had stopped it may be over, which whoever goes on thinks. The
-    last attempt ended at `ended_at`, a Unix time like `now`; the rest is as for plan_retry."""
+    """What follows the last attempt when a run is gone on with: what had stopped it may be over, which whoever goes on thinks. All is
+    as for plan_retry."""
     last = attempts[-1]
     if last.ended_by(*LIMITS) and last.started:
-        left = (last.error.retry_after or 0.0) - (now - ended_at)
-        wait = plan_wait(left, 1, patience, 0.0, now) if left > 0 else 0.0
+        wait = plan_wait(last.error.retry_after, 1, patience, 0.0, now) if last.error.retry_after else 0.0
         return wait if isinstance(wait, Stop) else go_on(attempts)._replace(wait=wait)
     if last.ended_by(*GONE_ON_WITH) or (last.ended_by("permission") and not isinstance(last.error, Denial)) or last.given_up:
         return go_on(attempts)
     if last.ended_by("timeout") and longest is not None and longest > last.timeout:
         return Next(last_prompt(attempts), longest, retry=False)
     return plan_retry(task, attempts, retries, longest, patience, now=now)
+
+
+def as_of_now(attempt: Attempt, ended_at: float, now: float) -> Attempt:
+    """An attempt that ended a while ago: what its error says of the time until a limit resets counts from now."""
+    error = attempt.error
+    if error is None or not error.retry_after:
+        return attempt
+    left = max(0.0, error.retry_after - (now - ended_at))
+    told = f"It resets {describe_moment(now + left, now)}." if left else "It has reset since."
+    message = re.sub(r"It resets at .*?\)\.", told, error.message)
+    return attempt._replace(error=error._replace(retry_after=round(left, 3) or None, message=message))
 
 
 def go_on(attempts: Sequence[Attempt]) -> Next:
@@ -4422,7 +4511,7 @@ def relevant_records(words: str, history: Iterable[Record]) -> List[Tuple[float,
         prompt = record.prompt
         if prompt not in known:
             known[prompt] = alike(normalise(prompt))
-        if known[prompt] >= SIMILAR and record.status in OBSERVED:
+        if known[prompt] >= SIMILAR and record.status in OBSERVED and record.duration >= 0:
             at = bounded(record.finished_at, MOST_UNIX_S)
             relevance = ALIKE_POWER * math.log2(known[prompt]) + at / HALF_LIFE_S
             found.append((relevance, at, seconds_of(record), record.status == "timeout", known[prompt]))
@@ -4527,7 +4616,7 @@ BUSY_S = 5.0                          # so long a store that is locked, or that 
 TROUBLE_S = 60.0                      # and after trouble left alone, so that a silent one does not cost as much again for each task
 APPLICATION_ID = 0x63635F65           # "cc_e": by which SQLite's header says whose database it is
 SQLITE_MAGIC = b"SQLite format 3\0"
-DATABASE_NAMES = (".sqlite3", ".sqlite", ".db")
+DATABASE_NAMES = (".sqlite3", ".sqlite")
 TABLES = (
     "executions (prompt TEXT, duration REAL, status TEXT, finished_at REAL, spec TEXT, version TEXT, timeout REAL, error_kind TEXT, "
     "cost_usd REAL, attempts INTEGER, longest REAL, run TEXT, id TEXT PRIMARY KEY)",
@@ -4575,8 +4664,9 @@ Outlines = Mapping[Tuple[str, str], str]   # by spec and version
 class SqliteStore:
     """The embedded store: one file, made on the first write, 0600. Safe under many processes of one machine."""
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, mend: bool = True):
+        """`mend`: a corrupt file may be set aside."""
+        self.path, self.mend = path, mend
 
     def __str__(self) -> str:
         return self.path
@@ -4607,7 +4697,7 @@ class SqliteStore:
 
     def _select(self, connection: Any, what: str, values: Sequence[Any] = ()) -> List[Record]:
         rows = connection.execute(f"SELECT {', '.join(Record._fields)} FROM executions {what}", values).fetchall()
-        return [Record(*row) for row in rows]
+        return [record for record in map(Record._make, rows) if is_sound(record)]
 
     def _select_alike(self, connection: Any, prompt: str) -> List[Record]:
         rows = connection.execute("SELECT prompt FROM kinds ORDER BY newest DESC, prompt LIMIT ?", (MOST_KINDS,)).fetchall()
@@ -4620,8 +4710,12 @@ class SqliteStore:
         return sorted(found[:MOST_OF_ALL], key=oldest_first)
 
     def _read(self, work: Callable[[Any], Any]) -> Any:
-        if not os.path.exists(self.path):
+        try:
+            os.stat(self.path)
+        except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}") from None
         with self._connect(write=False) as connection:
             return work(connection)
 
@@ -4632,34 +4726,46 @@ class SqliteStore:
             import sqlite3
         except ImportError as error:
             raise StoreError(f"this Python has no sqlite3 ({error})") from None
+        found = inode_of(self.path)
         try:
             with contextlib.closing(self._open(sqlite3, write)) as connection:
                 self._check(connection)
                 connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 yield connection
                 connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            corrupt = type(error) is sqlite3.DatabaseError   # SQLITE_CORRUPT and SQLITE_NOTADB; its subclasses are for all else
-            raise self._give_up(error) if corrupt else StoreError(f"{self.path}: {error}") from None
+        except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
+            # SQLITE_CORRUPT and SQLITE_NOTADB, whose subclasses are for all else; and a table's name that is no UTF-8
+            corrupt = type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
+            raise self._give_up(error, found) if corrupt else StoreError(f"{self.path}: {error}") from None
 
     def _open(self, sqlite3: Any, write: bool) -> Any:
         """Open the file; it is made if need be. Where it may only be read, as well as that can be done."""
         if write:
             os.makedirs(os.path.dirname(self.path) or ".", mode=0o700, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        if os.path.isdir(self.path):
+            raise StoreError(f"{self.path} is a folder; name a file in it with --store")
         frozen = not write and not os.access(os.path.dirname(self.path) or ".", os.W_OK)
-        return sqlite3.connect(sqlite_uri(self.path, frozen), timeout=BUSY_S, isolation_level=None, uri=True)
+        if frozen and os.path.exists(f"{self.path}-wal") and os.path.getsize(f"{self.path}-wal"):
+            raise StoreError(f"{self.path}-wal holds what a crash left, which cannot be read while its folder is read-only")
+        connection = sqlite3.connect(sqlite_uri(self.path, frozen), timeout=BUSY_S, isolation_level=None, uri=True)
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")   # one bad byte is not to cost all the rest
+        return connection
 
     def _check(self, connection: Any) -> None:
         """That it is a store of ours, of this version: made or migrated first, by one process at a time."""
         version, owner, empty = self._look(connection)
-        if not empty and owner != APPLICATION_ID and not (version == 1 and owner == 0):
+        if not empty and owner != APPLICATION_ID and not (version == 1 and owner == 0 and self._has_version_1(connection)):
             raise StoreError(f"{self.path} is a database of another program; name another file with --store")
         if version > STORE_VERSION:
             raise newer_store(self, version)
         if version < STORE_VERSION:
             with locked_file(f"{self.path}.lock"):
                 self._make(connection, self._look(connection)[0])
+
+    def _has_version_1(self, connection: Any) -> bool:
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(executions)")}
+        return {"prompt", "duration", "finished_at", "error_kind", "attempts"} <= columns
 
     def _look(self, connection: Any) -> Tuple[int, int, bool]:
         version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
@@ -4685,34 +4791,42 @@ class SqliteStore:
         connection.execute(f"PRAGMA user_version = {STORE_VERSION}")
         connection.execute("COMMIT")
 
-    def _give_up(self, error: Exception) -> StoreError:
-        """A file that is no readable database is set aside if it is, or by its name should be, one; else it is somebody's own."""
+    def _give_up(self, error: Exception, found: Optional[int]) -> StoreError:
+        """A file that is no readable database is set aside if it is, or by its name should be, one; else it is somebody's own. `found` is
+        its inode, as it was opened."""
         head = read_head_bytes(self.path, len(SQLITE_MAGIC))
+        if not self.mend:
+            return StoreError(f"{self.path} is corrupt, or no SQLite file: {error}")
         if head != SQLITE_MAGIC and not self.path.endswith(DATABASE_NAMES):
             return StoreError(f"{self.path} is no SQLite file ({error}); it is left alone, name another one with --store")
         aside = f"{self.path}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
         try:
             with locked_file(f"{self.path}.lock"):
-                self._set_aside(aside)
+                self._set_aside(aside, found)
         except OSError as trouble:
             return StoreError(f"{self.path} is corrupt ({error}) and cannot be set aside: {trouble.strerror}")
         return CorruptStore(f"the history {self.path} was corrupt ({error}) and is kept as {aside}; a new one is begun")
 
-    def _set_aside(self, aside: str) -> None:
-        """The file last: what another process makes there must not find the old one's log."""
-        for ending in ("-wal", "-shm", "") if self._is_corrupt() else ():   # another process may have done it meanwhile
+    def _set_aside(self, aside: str, found: Optional[int]) -> None:
+        """The file last: what another process makes there must not find the old one's log. If another one was quicker, nothing."""
+        for ending in ("-wal", "-shm", "") if inode_of(self.path) == found else ():
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.path + ending, aside + ending)
 
-    def _is_corrupt(self) -> bool:
-        import sqlite3
-        try:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_S)) as connection:
-                return connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok"
-        except sqlite3.OperationalError:
-            return False
-        except sqlite3.DatabaseError:
-            return True
+
+def inode_of(path: str) -> Optional[int]:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def is_sound(record: Record) -> bool:
+    """Whether what was stored is what a record holds: another hand, or a broken disk, may have been at it."""
+    texts = (record.prompt, record.status, record.spec, record.version, record.run, record.id)
+    numbers = (record.duration, record.finished_at, record.attempts, record.timeout or 0, record.cost_usd or 0, record.longest or 0)
+    return (all(isinstance(text, str) for text in texts) and isinstance(record.error_kind, (str, type(None)))
+            and all(isinstance(number, (int, float)) and 0 <= number < MOST_UNIX_S for number in numbers))
 
 
 def to_store(entry: Entry) -> Entry:
@@ -4742,10 +4856,18 @@ def sqlite_uri(path: str, frozen: bool) -> str:
 
 @contextlib.contextmanager
 def locked_file(path: str) -> Iterator[None]:
-    """Within it, this process has the lock of that file for itself."""
+    """Within it, this process has the lock of that file for itself. OSError if another one keeps it for BUSY_S."""
     import fcntl
+    deadline = time.monotonic() + BUSY_S
     with open(path, "a", opener=private_opener) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise OSError(11, f"another process holds {path} for too long") from None
+            time.sleep(0.01)
         yield
 
 
@@ -4775,21 +4897,26 @@ class RedisStore:
         return self.url
 
     def records(self) -> List[Record]:
-        return self._work(lambda client: sorted(map(read_redis, client.hvals(self.PREFIX + "executions")), key=oldest_first))
+        return self._work(lambda client: sorted(read_redis(client.hvals(self.PREFIX + "executions")), key=oldest_first))
 
     def alike(self, prompt: str) -> List[Record]:
         return self._work(lambda client: self._find_alike(client, prompt))
 
     def outlines(self) -> Outlines:
         plain = self._work(lambda client: client.hgetall(self.PREFIX + "versions"))
-        return {tuple(json.loads(name)): outline for name, outline in plain.items()}
+        names = {name: read_plain(name) for name in plain}
+        return {(told[0], told[1]): plain[name] for name, told in names.items() if is_texts(told, 2)}
 
     def add(self, entries: Sequence[Entry]) -> None:
         self._work(lambda client: self._add(client, entries))
 
     def _add(self, client: Any, entries: Sequence[Entry]) -> None:
+        self._claim(client)
         for record, attempts, outline in map(to_store, entries):
+            before = read_redis([client.hget(self.PREFIX + "executions", record.id)])
             with client.pipeline(transaction=True) as batch:
+                for old in before:
+                    batch.zrem(self._kind(old.prompt), old.id)
                 batch.hset(self.PREFIX + "executions", record.id, json.dumps([list(record), [list(attempt) for attempt in attempts]]))
                 if record.status in OBSERVED:
                     batch.zadd(self.PREFIX + "kinds", {record.prompt: record.finished_at}, gt=True)
@@ -4803,7 +4930,7 @@ class RedisStore:
                 batch.zrevrange(self._kind(kind), 0, MOST_SAMPLES - 1)
             ids = list(itertools.chain.from_iterable(batch.execute()))[:MOST_OF_ALL]
         plain = client.hmget(self.PREFIX + "executions", ids) if ids else []
-        return sorted((read_redis(text) for text in plain if text is not None), key=oldest_first)
+        return sorted(read_redis(plain), key=oldest_first)
 
     def _kind(self, prompt: str) -> str:
         import hashlib
@@ -4815,15 +4942,18 @@ class RedisStore:
             import redis
             import redis.backoff
             import redis.retry
+            troubles = (redis.RedisError, OSError, ValueError, TypeError, LookupError, AttributeError)
         except ImportError:
             raise StoreError(f"{self.url} needs the redis package, which is not installed: pip install redis") from None
+        except Exception as error:    # an old, broken or foreign package of that name: whatever it raises
+            raise StoreError(f"{self.url} needs the redis package, and what is installed under that name does not work: {error}") from None
         try:
             if self._client is None:
                 client = self._connect(redis)
                 self._check(client)
                 self._client = client
             return work(self._client)
-        except (redis.RedisError, OSError, ValueError, TypeError, KeyError) as error:
+        except troubles as error:
             raise StoreError(f"{self.url}: {shorten(str(error), 300)}") from None
 
     def _connect(self, redis: Any) -> Any:
@@ -4833,14 +4963,31 @@ class RedisStore:
                                     socket_connect_timeout=BUSY_S / 2)
 
     def _check(self, client: Any) -> None:
-        client.set(self.PREFIX + "schema", STORE_VERSION, nx=True)
         version = client.get(self.PREFIX + "schema")
-        if int(version) > STORE_VERSION:
+        if version is not None and int(version) > STORE_VERSION:
             raise newer_store(self, int(version))
 
+    def _claim(self, client: Any) -> None:
+        client.set(self.PREFIX + "schema", STORE_VERSION, nx=True)
+        self._check(client)
 
-def read_redis(text: str) -> Record:
-    return Record(*json.loads(text)[0])
+
+def read_plain(text: Any) -> Any:
+    """What a JSON text holds, None for what is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def is_texts(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(text, str) for text in value)
+
+
+def read_redis(texts: Iterable[Optional[str]]) -> List[Record]:
+    """The records among what is stored; what is none of ours is passed over."""
+    rows = (plain[0] for plain in map(read_plain, texts) if isinstance(plain, list) and plain and isinstance(plain[0], list))
+    return [record for record in (Record._make(row) for row in rows if len(row) == len(Record._fields)) if is_sound(record)]
 
 
 def oldest_first(record: Record) -> Tuple[float, str]:
@@ -4848,29 +4995,31 @@ def oldest_first(record: Record) -> Tuple[float, str]:
 
 
 def nearest_kinds(prompt: str, kinds: Iterable[str]) -> List[str]:
-    """Of these normalised prompts the hundred most similar to a prompt."""
+    """Of these normalised prompts, newest first, the hundred most similar to a prompt."""
     alike = similar_kinds(normalise(prompt), kinds)
-    return sorted(alike, key=lambda kind: (-alike[kind], kind))[:100]
+    return sorted(alike, key=lambda kind: -alike[kind])[:100]   # of equally similar ones the first, which are the newest
 
 
 Store = Union[SqliteStore, RedisStore]
 
 
-def open_store(url: str) -> Store:
-    """The store at a path or a redis:// URL, which is only connected to when it is used. Raises UsageError for another URL."""
+def open_store(url: str, mend: bool = False) -> Store:
+    """The store at a path or a redis:// URL, which is only connected to when it is used. `mend`: a corrupt file may be set aside.
+    Raises UsageError for another URL."""
     scheme, separator, rest = url.partition("://")
-    if not separator:
-        return SqliteStore(os.path.abspath(os.path.expanduser(url)))
-    if scheme not in ("redis", "rediss", "unix") or not rest or not has_port(url):
+    if not separator and not re.match(r"[\w.-]+:", url):
+        return SqliteStore(os.path.abspath(os.path.expanduser(url)), mend)
+    if scheme not in ("redis", "rediss", "unix") or not rest or not is_redis_url(url):
         raise UsageError(f"--store {url!r} is no store; expected the path of an SQLite file, or redis://HOST:PORT/DATABASE")
     return RedisStore(url)
 
 
-def has_port(url: str) -> bool:
-    """Whether the port that the URL names, if it names one, is a number."""
+def is_redis_url(url: str) -> bool:
+    """Whether the port and the database that the URL names, if it names them, are numbers."""
     from urllib.parse import urlsplit
     try:
-        return urlsplit(url).port != 0
+        parts = urlsplit(url)
+        return parts.port != 0 and (parts.scheme == "unix" or not parts.path.strip("/") or parts.path[1:].isdigit())
     except ValueError:
         return False
 
@@ -5014,8 +5163,8 @@ def spec_version(spec: Spec) -> str:
 
 
 def spec_name(file: str) -> str:
-    """By what a spec is known in the history: in a git repository its path there, with the repository's name in front, the same in
-    all clones and worktrees; elsewhere the whole path. What is no file (any more) is known by the words that it was named with."""
+    """By what a spec is known in the history: in a git repository its path there behind the repository, the same in all worktrees and,
+    if the repository has a remote, in all clones; elsewhere the whole path. What is no file (any more) by the words that named it."""
     path = os.path.realpath(file)
     folder = os.path.dirname(path)
     while os.path.isfile(path) and folder != os.path.dirname(folder):
@@ -5027,18 +5176,23 @@ def spec_name(file: str) -> str:
 
 
 def repository_name(folder: str) -> str:
-    """The name of the folder of a git repository; of a worktree's, that of the repository that it belongs to (gitrepository-layout(5))."""
-    try:
-        with open(os.path.join(folder, ".git"), encoding="utf-8", errors="replace") as file:
-            main = re.match(r"gitdir: (.*)/\.git/worktrees/", file.read(4096))
-    except OSError:
-        main = None
-    return os.path.basename(main[1] if main else folder)
+    """A git repository's remote without protocol and user ("github.com/ada/engine"); without one, its folder; of a worktree, those of
+    the repository that it belongs to (gitrepository-layout(5))."""
+    inside = re.match(r"gitdir: (.*)/\.git/worktrees/", read_file(os.path.join(folder, ".git")) or "")
+    folder = inside[1] if inside else folder
+    config = read_file(os.path.join(folder, ".git", "config")) or ""
+    remote = re.search(r'^\[remote "origin"\](?:\n[ \t#;].*)*?\n\s*url\s*=\s*(?:\w+://)?(?:[^@/\s]*@)?(\S+?)(?:\.git)?/?\s*$', config, re.M)
+    return remote[1].replace(":", "/", 1).lstrip("/") if remote else folder
 
 
 def known_as(spec: Spec) -> str:
     """The name of a spec in the history; one that came as text is known by its version."""
     return spec_name(spec.file) if os.path.isfile(spec.file) else f"text {spec_version(spec)}"
+
+
+def run_key(spec: Spec) -> str:
+    """By what a spec's runs are found on this machine: where its file is."""
+    return os.path.realpath(spec.file) if os.path.isfile(spec.file) else known_as(spec)
 
 
 def spec_outline(spec: Spec, criteria: Callable[[Task], Sequence[Criterion]]) -> str:
@@ -5049,7 +5203,7 @@ def spec_outline(spec: Spec, criteria: Callable[[Task], Sequence[Criterion]]) ->
 
 
 def short_hash(text: str) -> str:
-    """Enough to see that a text was changed, too little to find out what it was."""
+    """Enough to see that a text was changed. It cannot be read; but who guesses a text can try it."""
     import zlib
     return f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')) & 0xFFFFFF:06x}"
 
@@ -5115,17 +5269,20 @@ class Address(NamedTuple):
         return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{self.target}"
 
 
+LOADING = threading.Lock()
 LOOPBACK = ("127.0.0.1", "localhost")   # where a bridge may be started, since it listens on 127.0.0.1
 BRIDGE_ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME")
 
 
 def bridge_module() -> Any:
     """ws_bridge.py as a module, from beside this file as it was named or as a symbolic link points; also under `python -P`."""
-    if "ws_bridge" in sys.modules:
-        return sys.modules["ws_bridge"]
+    with LOADING:                     # another thread must not find half of it
+        return sys.modules.get("ws_bridge") or load_bridge_module()
+
+
+def load_bridge_module() -> Any:
     import importlib.util
-    path = bridge_path()
-    spec = importlib.util.spec_from_file_location("ws_bridge", path)
+    spec = importlib.util.spec_from_file_location("ws_bridge", bridge_path())
     module = importlib.util.module_from_spec(spec)
     sys.modules["ws_bridge"] = module
     try:
@@ -5437,11 +5594,14 @@ def connect_named(address: Address) -> "BridgeClient":
 
 
 def connect_again(url: str) -> Optional["BridgeClient"]:
-    """The bridge where something was left running; None if it is not there any more. None is started."""
+    """The bridge where something was left running; None if nothing listens there any more, so that it is gone. None is started, and
+    NotReady says why what listens there cannot be asked."""
     try:
         return use_named(parse_address(url))
-    except (CcError, OSError):
+    except ConnectionRefusedError:
         return None
+    except OSError as error:
+        raise NotReady(f"the bridge at {url}, where an agent was left running, cannot be reached: {error}.") from None
 
 
 def use_named(address: Address) -> "BridgeClient":
@@ -5744,7 +5904,6 @@ class BridgeClient:
 
 STATE_FILE = "state.json"
 STATE_VERSION = 1
-UNTOLD = "\0"                         # stands in the state for the task's own prompt, which may hold secrets and is in the spec
 
 
 # -- transcripts
@@ -5775,10 +5934,10 @@ class Transcript:
         self._pending_chars = 0
         self._most_chars = self.PENDING_CHARS
         self._skipped = 0
-        self._file = open(path, "r+b" if place else "wb", buffering=0, opener=private_opener)
+        self._file = open(path, "r+b" if place else "wb", buffering=0, opener=own_opener)
         self._file.truncate(self._place.bytes)
         self._file.seek(self._place.bytes)
-        self._place_file = open(place_path(path), "wb", buffering=0, opener=private_opener)
+        self._place_file = open(place_path(path), "wb", buffering=0, opener=own_opener)
         self._note_place()
 
     def skip(self, chars: int) -> None:
@@ -5794,12 +5953,27 @@ class Transcript:
         self._pending_chars += len(new)
         if "\n" in new or self._pending_chars > self._most_chars:
             text = "".join(self._pending)
-            self._put(text, text.rfind("\n") + 1 or self._safe_cut(text))
+            self._put(text, self._line_cut(text) or self._safe_cut(text))
             self._most_chars = max(self.PENDING_CHARS, 2 * self._pending_chars)   # what cannot be cut is not looked at each time
         return new
 
+    def pass_over(self, seq: int) -> None:
+        """A message that is none of the stream's: it is done with when all before it is in the file."""
+        self._messages.append((seq, 0))
+        if not self._pending_chars and not self.trouble:
+            self._advance(0, 0)
+
+    def _line_cut(self, text: str) -> int:
+        """Behind the last whole line; before a private key that has begun and not ended, whose lines alone nobody would know."""
+        cut = text.rfind("\n") + 1
+        begin = text.rfind("-----BEGIN", 0, cut)
+        is_raw = begin >= 0 and text[text.rfind("\n", 0, begin) + 1] != "{"
+        return begin if is_raw and "-----END" not in text[begin:cut] and len(text) - begin < self.HELD_CHARS else cut
+
     def _safe_cut(self, text: str) -> int:
         """Where a line may be cut so that no secret is: before the held end, and not within what the mask takes out."""
+        if len(text) < self.PENDING_CHARS:
+            return 0
         whole, back = self._mask(text), self.HELD_CHARS
         while back < len(text) and self._mask(text[:-back]) + self._mask(text[-back:]) != whole:
             back *= 2
@@ -5810,7 +5984,7 @@ class Transcript:
         if self.trouble or not cut:
             return
         try:
-            data = self._mask(text[:cut]).encode("utf-8", "replace")
+            data = masked_lines(text[:cut], self._mask).encode("utf-8", "replace")
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view):]
@@ -5858,6 +6032,7 @@ def transcript_place(transcript: str) -> Place:
 def read_transcript(path: str) -> Stream:
     """A kept transcript, read in pieces; an empty stream if it is not there. A last line without an end is left open."""
     stream = Stream()
+    stream.is_masked = True
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         for piece in iter(lambda: file.read(1 << 20), ""):
             stream.feed(piece)
@@ -5872,10 +6047,12 @@ class Launch(NamedTuple):
     label: str                        # of its process at the bridge
     began_at: float                   # Unix time
     prompt: str
+    command: Tuple[str, ...]
     timeout: float
     resume: Optional[str] = None
     retry: bool = True
-    started: bool = False             # the bridge has said so
+    started: bool = False             # the bridge was asked to start it, and may have done so
+    judge_cost_usd: Optional[float] = 0.0   # None while the judge is asked
 
 
 class TaskState(NamedTuple):
@@ -5905,14 +6082,16 @@ class RunState(NamedTuple):
     run: str                          # its id, which the labels of its processes hold
     batch: str                        # that of the first run that the same command began
     spec: str                         # by what the history knows it
-    file: str
+    file: str                         # its whole path, or what stands for it
     directory: str
+    begun_in: str                     # the folder where the command was given
     started_at: float                 # Unix time
     elapsed: float = 0.0              # seconds, over all that went on with it
     bridge: str = ""                  # its address, without a token
     options: Mapping[str, Any] = {}   # that were given; but for those that hold a secret, which are only named
     withheld: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
+    status: Optional[int] = None      # the exit status, once it has ended
     tasks: Tuple[TaskState, ...] = ()
 
 
@@ -5925,20 +6104,26 @@ def freeze(value: Any) -> Any:
     return [freeze(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+PLAIN = {str: str, bool: bool, int: int, float: (int, float)}
+
+
 def thaw(kind: Any, plain: Any) -> Any:
-    """What `freeze` made plain, as the type that it was. Raises KeyError, TypeError or AttributeError for what is none of it."""
+    """What `freeze` made plain, as the type that it was. Raises TypeError or ValueError for what is none of it."""
     import typing
-    if plain is None:
-        return None
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any or (origin is Union and plain is None):
+        return plain
     if origin is Union:
         return thaw(inner[0], plain)
+    wanted = list if origin is tuple else dict if hasattr(kind, "_fields") else origin or PLAIN[kind]
+    if not isinstance(plain, dict if wanted not in (list, dict) and origin else wanted) or (isinstance(plain, bool) and kind is not bool):
+        raise TypeError(f"{shorten(repr(plain), 40)} where {getattr(kind, '__name__', kind)} was expected")
     if origin is tuple:
         return tuple(thaw(inner[0], item) for item in plain)
     if hasattr(kind, "_fields"):
         hints = typing.get_type_hints(kind, globals())
         return kind(**{name: thaw(hints[name], item) for name, item in plain.items() if name in hints})
-    return plain
+    return {name: thaw(inner[1], item) for name, item in plain.items()} if isinstance(plain, dict) else plain
 
 
 def freeze_file(state: Optional[FileState]) -> Optional[List[Any]]:
@@ -5950,69 +6135,136 @@ def thaw_file(plain: Optional[Sequence[Any]]) -> Optional[FileState]:
 
 
 def task_fingerprint(task: Task) -> str:
-    """Of all that the spec says of the task, but for its number, title and place."""
+    """Of what is to be done and proved, and after a colon of all that the spec says of the task but for its number, title and place."""
     import hashlib
-    said = task._replace(number=0, title=None, line=0, criteria_lines=(), lines={})
-    return hashlib.sha256(json.dumps(said).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    whole = task._replace(number=0, title=None, line=0, criteria_lines=(), lines={})
+    hashes = (hashlib.sha256(json.dumps(said).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+              for said in ((task.prompt, task.criteria, task.directory), whole))
+    return ":".join(hashes)
+
+
+def is_same_task(kept: TaskState, fingerprint: str) -> bool:
+    """Whether a task's state is of a task with this fingerprint. If it passed it is enough that what is to be done and proved is the same."""
+    return kept.fingerprint == fingerprint or (kept.status == "passed" and kept.fingerprint.split(":")[0] == fingerprint.split(":")[0])
+
+
+class Veil:
+    """Takes secrets out of what a run keeps. In the place of those that the spec or the environment holds stands a short hash, by which
+    they are put back; of others nothing is left."""
+
+    def __init__(self, spec: Spec, environment: Mapping[str, str]):
+        self._known: Dict[str, str] = {}
+        collect = make_mask(environment, lambda secret: self._known.setdefault(short_hash(secret), secret) and MASK)
+        for task in spec.tasks:
+            masked(freeze(task), collect)
+        self.mask = make_mask(environment)
+        self.hide = make_mask(environment, self._stand_in)
+
+    def _stand_in(self, secret: str) -> str:
+        short = short_hash(secret)
+        return f"\0{short}\0" if self._known.get(short) == secret else MASK
+
+    def show(self, text: str) -> str:
+        return re.sub("\0([0-9a-f]{6})\0", lambda found: self._known.get(found[1], MASK), text) if "\0" in text else text
 
 
 class RunFolder:
     """The folder of a run, held by one cc_execute at a time. Its state is written whole or not at all, after every step."""
 
-    def __init__(self, path: str, state: RunState, mask: Callable[[str], str]):
-        self.path, self.state, self.trouble = path, state, ""
-        self._mask = mask
-        self._prompts: Dict[int, str] = {}            # of the tasks that are bound, by their place in the state
-        self._clock = time.monotonic() - state.elapsed
+    def __init__(self, path: str, spec: Spec, fresh: Optional[RunState] = None):
+        """`fresh`: begin this run there; without it, go on with the run that is there."""
+        self.path, self.trouble, self.veil = path, "", Veil(spec, os.environ)
+        self._fingerprints = {task.number: task_fingerprint(task) for task in spec.tasks}
+        self._bound: Dict[int, int] = {}              # the places of tasks, by their numbers
+        self.chosen: Tuple[Task, ...] = ()
         self._lock = lock_run(path)
+        try:
+            self.state = fresh or read_state(path, self.veil.show)   # only now nobody else changes it
+            self._clock = time.monotonic() - self.state.elapsed
+            self._sweep(whole=bool(fresh))
+            self.save()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _sweep(self, whole: bool) -> None:
+        """Remove what a kill left half-written, and of a run that was here before, what would be taken for a part of this one."""
+        endings = (".part", "-state.json", "-before.json", ".place") if whole else (".part",)
+        for name in os.listdir(self.path):
+            if name.endswith(endings):
+                with contextlib.suppress(OSError):
+                    os.remove(os.path.join(self.path, name))
 
     def close(self) -> None:
         self._lock.close()
 
     # -- tasks
 
-    def bind(self, task: Task, written: Task) -> int:
-        """The place of the task's state: the one that it had with the same text (as `written` in the spec), else a new one."""
-        fingerprint = task_fingerprint(written)
-        free = [at for at, kept in enumerate(self.state.tasks) if kept.fingerprint == fingerprint and at not in self._prompts]
-        at = min(free, key=lambda at: self.state.tasks[at].number != task.number, default=len(self.state.tasks))
-        if not free:
-            stems = {kept.stem for kept in self.state.tasks}
-            names = (f"task-{task.number}" + (f"-again-{count}" if count else "") for count in range(len(stems) + 1))
-            fresh = TaskState(at, task.number, next(name for name in names if name not in stems), fingerprint)
-            self.state = self.state._replace(tasks=(*self.state.tasks, fresh))
-        self._prompts[at] = task.prompt
-        self._change(at, **retell(self.state.tasks[at], UNTOLD, task.prompt)._asdict())
-        return at
+    def choose(self, tasks: Sequence[Task]) -> None:
+        """These tasks are to be done."""
+        self.chosen = tuple(tasks)
+        for task in tasks:
+            self.bind(task)
+
+    def bind(self, task: Task) -> int:
+        """The place of the task's state: the one that it had with the same text, else a new one."""
+        if task.number not in self._bound:
+            self._bound[task.number] = self._find_place(task.number)
+        return self._bound[task.number]
+
+    def _find_place(self, number: int) -> int:
+        fingerprint, tasks = self._fingerprints[number], self.state.tasks
+        taken = set(self._bound.values())
+        alike = [at for at, kept in enumerate(tasks) if at not in taken and is_same_task(kept, fingerprint)
+                 and (kept.number == number or not is_same_task(kept, self._fingerprints.get(kept.number, "")))]
+        if alike:
+            return min(alike, key=lambda at: tasks[at].number != number)
+        stems = {kept.stem for kept in tasks}
+        names = (f"task-{number}" + (f"-again-{count}" if count else "") for count in range(len(stems) + 1))
+        fresh = TaskState(len(tasks), number, next(name for name in names if name not in stems), fingerprint)
+        self.state = self.state._replace(tasks=(*tasks, fresh))
+        return fresh.place
 
     def task(self, at: int) -> TaskState:
         return self.state.tasks[at]
 
     def put(self, at: int, durable: bool = True, **changes: Any) -> None:
         """Change a task's state, on the disk too; `durable`: so that it is there after the machine has stopped."""
-        self._change(at, elapsed=round(self.elapsed(), 3), **changes)
-        kept = self.state.tasks[at]
-        plain = freeze(retell(kept, self._prompts[at], UNTOLD))
-        plain.update({name: masked(plain[name], self._mask) for name in ("attempts", "launch", "note")})
+        kept = self.state.tasks[at]._replace(elapsed=round(self.elapsed(), 3), **changes)
+        tasks = list(self.state.tasks)
+        tasks[at] = kept
+        self.state = self.state._replace(tasks=tuple(tasks))
+        plain = freeze(kept)
+        plain.update({name: masked(plain[name], self.veil.hide) for name in ("attempts", "launch", "note", "changes")})
+        for attempt in plain["attempts"]:
+            attempt["transcript"] = os.path.basename(attempt["transcript"])   # the folder may be moved
         self._write(f"{kept.stem}-state.json", plain, durable)
 
-    def _change(self, at: int, **changes: Any) -> None:
-        tasks = list(self.state.tasks)
-        tasks[at] = tasks[at]._replace(**changes)
-        self.state = self.state._replace(tasks=tuple(tasks))
+    def put_launch(self, at: int, **changes: Any) -> None:
+        """Change what is known of the attempt that is under way; a kill is survived, no more."""
+        launch = self.task(at).launch
+        if launch:
+            self.put(at, durable=False, launch=launch._replace(**changes))
 
     def end_attempt(self, at: int, attempts: Sequence[Attempt], before: Snapshot, after: Snapshot) -> None:
         """Keep how an attempt ended, with the folder's state after it as the difference to the baseline."""
         differing = {path: freeze_file(state) for path, state in after.paths.items() if before.paths.get(path, ...) != state}
+        named = self._without_secrets(differing)
         self.put(at, attempts=tuple(attempts), denied=isinstance(attempts[-1].error, Denial), ended_at=time.time(), launch=None,
-                 complete=after.complete, differing=differing, gone=tuple(path for path in before.paths if path not in after.paths))
+                 complete=after.complete and len(named) == len(differing), differing=named,
+                 gone=tuple(path for path in before.paths if path not in after.paths))
         with contextlib.suppress(OSError):
             os.remove(place_path(attempts[-1].transcript))
+
+    def _without_secrets(self, paths: Mapping[str, Any]) -> Dict[str, Any]:
+        """A file whose name is a secret is left out of what is kept: then it is not known who made it."""
+        return {path: state for path, state in paths.items() if self.veil.mask(path) == path}
 
     def snapshot_after(self, at: int, before: Snapshot) -> Snapshot:
         """The task's folder as it was after the last attempt."""
         kept = self.task(at)
-        paths = {path: state for path, state in before.paths.items() if path not in set(kept.gone)}
+        gone = set(kept.gone)
+        paths = {path: state for path, state in before.paths.items() if path not in gone}
         return Snapshot({**paths, **{path: thaw_file(plain) for path, plain in kept.differing.items()}}, kept.complete)
 
     # -- baselines
@@ -6022,10 +6274,19 @@ class RunFolder:
         return read_baseline(os.path.join(self.path, f"{self.task(at).stem}-before.json"))
 
     def keep_baseline(self, at: int, before: Snapshot) -> None:
-        plain = {"complete": before.complete, "paths": {path: freeze_file(state) for path, state in before.paths.items()}}
-        self._write(f"{self.task(at).stem}-before.json", plain)
+        paths = self._without_secrets({path: freeze_file(state) for path, state in before.paths.items()})
+        complete = before.complete and len(paths) == len(before.paths)
+        self._write(f"{self.task(at).stem}-before.json", {"complete": complete, "paths": paths})
 
     # -- the state as a whole
+
+    def abandoned(self) -> List[int]:
+        """The places of attempts that are under way though their tasks are not to be done, or not any more with that text."""
+        return [kept.place for kept in self.state.tasks if kept.launch and kept.place not in self._bound.values()]
+
+    def end(self, status: int) -> None:
+        self.state = self.state._replace(status=status)
+        self.save()
 
     def in_flight(self) -> bool:
         return any(kept.launch for kept in self.state.tasks)
@@ -6042,7 +6303,7 @@ class RunFolder:
         """The run itself, without its tasks."""
         self.state = self.state._replace(elapsed=round(self.elapsed(), 3))
         plain = freeze(self.state._replace(tasks=()))
-        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self._mask)})
+        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self.veil.hide)})
 
     def _write(self, name: str, plain: Any, durable: bool = True) -> None:
         try:
@@ -6051,20 +6312,11 @@ class RunFolder:
             self.trouble = self.trouble or f"{os.path.join(self.path, name)} could not be written ({error.strerror}): --resume may do work again"
 
 
-def retell(kept: TaskState, old: str, new: str) -> TaskState:
-    """A task's state with another beginning of its prompts: the task's own prompt is not kept in the state."""
-    def told(text: str) -> str:
-        return new + text[len(old):] if text.startswith(old) else text
-
-    attempts = tuple(attempt._replace(prompt=told(attempt.prompt), command=tuple(map(told, attempt.command))) for attempt in kept.attempts)
-    return kept._replace(attempts=attempts, launch=kept.launch and kept.launch._replace(prompt=told(kept.launch.prompt)))
-
-
 def lock_run(folder: str) -> Any:
     """The open file whose lock says that somebody works in this folder. Raises UsageError if another process does."""
     import fcntl
     try:
-        lock = open(os.path.join(folder, "lock"), "a+", opener=private_opener)
+        lock = open(os.path.join(folder, "lock"), "a+", opener=own_opener)
     except OSError as error:
         raise NotReady(f"the output folder {folder!r} cannot be written to: {error.strerror}; name another with --output DIR.") from None
     try:
@@ -6099,24 +6351,48 @@ def read_baseline(path: str) -> Optional[Snapshot]:
         return None
 
 
-def read_state(folder: str) -> RunState:
-    """The state of the run in this folder. Raises UsageError if there is none that can be read."""
+def read_state(folder: str, show: Callable[[str], str] = lambda text: text) -> RunState:
+    """The state of the run in this folder; `show` puts back what was taken out of its texts. UsageError if there is none that can be read."""
     path = os.path.join(folder, STATE_FILE)
     try:
         plain = read_json(path)
         if plain["version"] > STATE_VERSION:
             raise UsageError(f"{path} was written by a newer cc_execute (version {plain['version']}); expected version {STATE_VERSION}")
-        names = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith("-state.json")]
-        state = thaw(RunState, plain)
-        tasks = []
-        for path in names:
-            tasks.append(with_denial(thaw(TaskState, read_json(path))))
+        state, tasks = read_run(masked(plain, show)), []
+        for name in os.listdir(folder):
+            if name.endswith("-state.json"):
+                path = os.path.join(folder, name)
+                tasks.append(read_task_state(masked(read_json(path), show), folder))
+        tasks.sort(key=lambda kept: kept.place)
+        if [kept.place for kept in tasks] != list(range(len(tasks))):
+            raise ValueError("a task is missing")
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; expected the folder of a run") from None
-    except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise UsageError(f"{path} holds no run's state ({type(error).__name__}: {error}); expected the folder of a run") from None
     elapsed = max([state.elapsed, *(kept.elapsed for kept in tasks)]) + unsaved_time(folder)
-    return state._replace(tasks=tuple(sorted(tasks, key=lambda kept: kept.place)), elapsed=elapsed)
+    return state._replace(tasks=tuple(tasks), elapsed=elapsed)
+
+
+def read_run(plain: Any) -> RunState:
+    state = thaw(RunState, plain)
+    given = thaw(Options, state.options)
+    if not re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{8}", state.run) or not 0 <= state.started_at < 10 ** 11 or not 0 <= state.elapsed < 10 ** 9:
+        raise ValueError("its run, time or duration is none")
+    return state._replace(options={name: getattr(given, name) for name in state.options if name in Options._fields})
+
+
+def read_task_state(plain: Any, folder: str) -> TaskState:
+    """A task's state, with the transcripts where its folder is now."""
+    kept = thaw(TaskState, plain)
+    if not re.fullmatch(r"task-\d+(-again-\d+)?", kept.stem):
+        raise ValueError(f"its stem is {kept.stem!r}")
+    for state in kept.differing.values():
+        thaw_file(state)
+    attempts = [attempt._replace(transcript=os.path.join(folder, os.path.basename(attempt.transcript))) for attempt in kept.attempts]
+    if kept.denied and attempts and attempts[-1].error:
+        attempts[-1] = attempts[-1]._replace(error=Denial(*attempts[-1].error))
+    return kept._replace(attempts=tuple(attempts))
 
 
 def read_json(path: str) -> Any:
@@ -6129,13 +6405,6 @@ def unsaved_time(folder: str) -> float:
     names = os.listdir(folder)
     told, saved = ([modified_at(os.path.join(folder, name)) for name in names if name.endswith(ending)] for ending in (".jsonl", "state.json"))
     return max(0.0, max(told, default=0.0) - max(saved, default=0.0))
-
-
-def with_denial(kept: TaskState) -> TaskState:
-    last = kept.attempts[-1] if kept.attempts else None
-    if not kept.denied or not last or not last.error:
-        return kept
-    return kept._replace(attempts=(*kept.attempts[:-1], last._replace(error=Denial(*last.error))))
 
 
 # -- the folders of all runs
@@ -6254,11 +6523,6 @@ def with_options(task: Task, options: Options) -> Task:
 
 def chosen_tasks(spec: Spec, options: Options) -> List[Task]:
     return [with_options(task, options) for task in spec.tasks if not options.tasks or task.number in options.tasks]
-
-
-def spec_task(task: Task, spec: Spec) -> Task:
-    """The task as the spec has it, without what options add."""
-    return next(each for each in spec.tasks if each.number == task.number)
 
 
 def choose_retries(task: Task, options: Options) -> int:
@@ -6398,6 +6662,32 @@ class CommandOutput:
         return "".join(self._pieces) + (f"\n…\n{self._tail}" if self._tail else "")
 
 
+TRANSCRIPT_KINDS = ("output", "no_errors", "exit_code", "tool_used", "keywords")   # that rest on what the agent's tools returned or it said
+
+
+def judge_session(criteria: Sequence[Criterion], evidence: Evidence, session: Sequence[Stream],
+                  mask: Callable[[str], str]) -> Tuple[Verdict, ...]:
+    """Verdicts on a session. What was read from a transcript has no secrets any more: there they are looked for as the transcript has
+    them, and where one stands nothing that was not found, and nothing that was, is proved."""
+    if not any(stream.is_masked for stream in session):
+        return judge(criteria, evidence)
+    verdicts = judge([as_kept(criterion, mask) for criterion in criteria], evidence)
+    masks = MASK in evidence.text or any(MASK in call.output for call in evidence.calls)
+    return tuple(unproved(verdict) if masks and rests_on_transcript(verdict.criterion) else verdict for verdict in verdicts)
+
+
+def rests_on_transcript(criterion: Criterion) -> bool:
+    return criterion.kind in TRANSCRIPT_KINDS or criterion.where == "response"
+
+
+def as_kept(criterion: Criterion, mask: Callable[[str], str]) -> Criterion:
+    return criterion._replace(targets=tuple(map(mask, criterion.targets))) if rests_on_transcript(criterion) else criterion
+
+
+def unproved(verdict: Verdict) -> Verdict:
+    return verdict._replace(confidence="weak", evidence=f"{verdict.evidence} (in the kept transcript, which has *** for secrets)")
+
+
 class JudgeAnswer(NamedTuple):
     """What the judge said: met and reason by number; else why it said nothing, and the limit or trouble that kept it from it."""
     rows: Mapping[int, Tuple[bool, str]]
@@ -6421,9 +6711,12 @@ class Watch:
     def elapsed(self) -> float:
         return time.monotonic() - self.started_at
 
-    def catch_up(self) -> None:
-        """Its stream was read from a transcript: when each thing was said is not known, and counts as now."""
-        self.feed("")
+    def catch_up(self, elapsed: float, heard_after: float) -> None:
+        """Its stream was read from a transcript, `elapsed` seconds after the start; the last thing was said `heard_after` seconds from it."""
+        self.started_at = time.monotonic() - elapsed
+        self.heard_after = min(max(0.0, heard_after), elapsed)
+        self.result_after = self.heard_after if self.stream.is_over else None
+        self._pause = (self.stream.retrying, self.heard_after + self.stream.retry_delay)
 
     def feed(self, data: str) -> None:
         self.stream.feed(data)
@@ -6463,6 +6756,7 @@ class AttemptRun:
         self.task, self.criteria, self.context = work.task._replace(budget=work.money), work.criteria, work.context
         self.directory, self.before = work.directory, work.before
         self.step, self.number = step, number
+        launch = work.context.folder.task(work.at).launch if step.label else None
         self.label = step.label or unique_label(f"task {work.task.number} of run {work.context.folder.state.run}")
         self.at = work.at
         self.resumed = work.run if step.resume else None   # the attempt in whose session this one goes on
@@ -6475,14 +6769,15 @@ class AttemptRun:
         self.transcript = os.path.join(work.context.folder.path, f"{stem}-attempt-{number}.jsonl")
         self.environment = agent_environment(own_environment(), step.timeout)
         self.command = build_command(self.task, step.prompt, split_agent(str(work.context.options.claude)), work.context.options.permissions)
-        self.command += ["--resume", step.resume] if step.resume else []
+        self.command = list(launch.command) if launch else self.command + (["--resume", step.resume] if step.resume else [])
         self.process: Optional[Started] = None
-        self.was_started = False
+        self.was_started = bool(launch and launch.started)
         self.orphaned = False         # it was left alone and is gone
+        self.out_of_reach = False     # it was left alone, and what became of it cannot be found out now
         self.watch = Watch(self.stream, step.timeout)
         self.lost = ""                # how the bridge was lost while a criterion's command ran
         self.lost_at_start = False    # the agent may or may not run
-        self.judge_cost: Optional[float] = 0.0
+        self.judge_cost: Optional[float] = launch.judge_cost_usd if launch else 0.0
         self.judge_limit: Optional[AgentError] = None   # why the judge could not be asked: no fault of the work
         self.judge_given_up = ""
 
@@ -6491,7 +6786,7 @@ class AttemptRun:
         ended, error = self.run_agent()
         self.after = take_snapshot(self.directory, self.before, [self.context.folder.path])
         self.changes = compare(self.before, self.after)
-        verdicts = judge(self.criteria, self.evidence(error)) if self.was_started else ()
+        verdicts = judge_session(self.criteria, self.evidence(error), self.session(), self.context.mask) if self.was_started else ()
         if self.context.options.judge and not error and not self.lost:
             verdicts = self.ask_judge(verdicts)
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
@@ -6506,14 +6801,14 @@ class AttemptRun:
         """Start the agent, or take it over, and follow it to its end: how that was, and why it has not done its part."""
         try:
             found = self.find() if self.step.label else None
-            if not found and self.launch().started:
+            if not found and self.was_started:
                 return self.read_orphan()
-            place = transcript_place(self.transcript) if found else None
+            place, heard_at = transcript_place(self.transcript) if found else None, modified_at(self.transcript)
             with contextlib.closing(Transcript(self.transcript, self.context.mask, place)) as transcript:
-                ended = self.take_over(found, place, transcript) if found and place else self.follow(self.start(), transcript)
+                ended = self.take_over(found, place, transcript, heard_at) if found and place else self.follow(self.start(), transcript)
             if found and ended.status == "cancelled" and not ended.cause and not is_clean(self.stream.result):
                 return self.orphan(ended)   # by the bridge, whose patience with a client that is gone was at its end
-            return ended, classify_ending(self.stream, ended, self.stderr, time.time())
+            return ended, classify_ending(self.stream, ended, self.context.mask(self.stderr), time.time())
         except CallError as refusal:
             return Ended("failed"), start_error(refusal, self.command[0], self.directory)
         except (BridgeLost, NotReady) as trouble:
@@ -6523,7 +6818,7 @@ class AttemptRun:
             return Ended("failed"), AgentError("unknown", told)
 
     def launch(self) -> Launch:
-        return self.context.folder.task(self.at).launch or Launch(self.number, self.label, time.time(), "", 0.0)
+        return self.context.folder.task(self.at).launch or Launch(self.number, self.label, time.time(), "", (), 0.0)
 
     def find(self) -> Optional[Mapping[str, Any]]:
         """The process that was begun and left alone, as the bridge lists it. What else the run had left there, such as a criterion's
@@ -6531,24 +6826,30 @@ class AttemptRun:
         client = self.context.client()
         listed = [process for process in client.processes() if self.context.folder.state.run in str(process.get("label"))]
         for process in listed:
-            if process["label"] != self.label:
+            if process["label"] != self.label and process.get("state") != "ended":   # what outlived an ended one was told of, and left
                 client.cancel(Started(process["process_id"], process["pid"]))
         return next((process for process in listed if process["label"] == self.label), None)
 
-    def take_over(self, found: Mapping[str, Any], place: Place, transcript: Transcript) -> Ended:
-        """Go on with a process where the transcript ends. If its output is no longer whole it is ended, and the attempt read as it is."""
+    def take_over(self, found: Mapping[str, Any], place: Place, transcript: Transcript, heard_at: float) -> Ended:
+        """Go on with a process where the transcript, which was last written at `heard_at` (Unix time), ends."""
+        self.tell("still runs" if found.get("state") != "ended" else "has ended meanwhile", "it is taken over")
         self.was_started = True
         self.stream = self.watch.stream = read_transcript(self.transcript)
-        self.watch.started_at -= read_number(found.get("elapsed"), 0.0)
-        self.watch.catch_up()
+        self.watch.catch_up(read_number(found.get("elapsed"), 0.0), heard_at - self.launch().began_at)
         client = self.context.client()
         try:
             self.process = client.attach(found["process_id"], place.seq)
+            transcript.skip(place.chars)
         except CallError as refusal:
-            client.cancel(Started(found["process_id"], found["pid"]))
-            raise BridgeLost(f"its output is no longer kept: {refusal}") from None
-        transcript.skip(place.chars)
+            kept_after = read_number(refusal.data.get("after"), 0)
+            self.process = client.attach(found["process_id"], kept_after)
+            self.watch.feed(transcript.write("\n", kept_after))
+            self.context.warn(f"task {self.task.number}, attempt {self.number}: a part of its output is lost: {refusal}")
+            place = place._replace(seq=kept_after)
         return self.follow(self.process, transcript, place.seq)
+
+    def tell(self, how: str, then: str) -> None:
+        self.context.observer.say(f"task {self.task.number}, attempt {self.number} {how}: {then}")
 
     def read_orphan(self) -> Tuple[Ended, Optional[AgentError]]:
         """An attempt that was left alone and is gone: what its transcript says of it. It may have come to its end before."""
@@ -6557,11 +6858,13 @@ class AttemptRun:
         self.stream.finish()
         duration = max(0.0, modified_at(self.transcript) - self.launch().began_at)
         if self.stream.is_over:
+            self.tell("had come to its end", "it is judged by its transcript")
             ended = Ended("completed", duration=duration)
             return ended, classify_ending(self.stream, ended._replace(exit_code=0), "", time.time())
         return self.orphan(Ended("failed", duration=duration))
 
     def orphan(self, ended: Ended) -> Tuple[Ended, AgentError]:
+        self.tell("is gone", "it is gone on with")
         self.orphaned = True
         return ended, make_error("interrupted", "cc_execute was ended while it ran, and so was it")
 
@@ -6569,6 +6872,7 @@ class AttemptRun:
         self.lost_at_start = isinstance(trouble, StartLost)
         kind = "cancelled" if self.context.interrupt.signal else "bridge"
         told = str(trouble).rstrip(".")
+        self.out_of_reach = bool(self.step.label) and not self.process
         if not self.was_started and not self.lost_at_start:
             return Ended("failed"), make_error(kind, told)
         ended = Ended("failed", duration=self.watch.elapsed())
@@ -6582,10 +6886,11 @@ class AttemptRun:
             self.context.client()
 
     def start(self) -> Started:
-        self.process = self.context.client().start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT",
-                                                   label=self.label, **self.surroundings())
+        client = self.context.client()
+        self.context.folder.put_launch(self.at, started=True)   # before it is: it is never started twice
+        self.process = client.start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT", label=self.label,
+                                    **self.surroundings())
         self.was_started = True
-        self.context.folder.put(self.at, durable=False, launch=self.launch()._replace(started=True))
         return self.process
 
     def surroundings(self) -> Dict[str, Any]:
@@ -6601,6 +6906,7 @@ class AttemptRun:
     def take(self, source: str, data: str, seq: int, transcript: Transcript) -> None:
         if source == "stderr":
             self.stderr = (self.stderr + data)[-STDERR_CHARS:]
+            transcript.pass_over(seq)
         else:
             self.watch.feed(transcript.write(data, seq))
 
@@ -6675,7 +6981,7 @@ class AttemptRun:
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
             self.transcript, verdicts, self.stream.text, changed, self.was_started, self.judge_cost, resumed=bool(self.step.resume),
             retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start,
-            given_up=self.judge_given_up, orphaned=self.orphaned)
+            given_up=self.judge_given_up, orphaned=self.orphaned, paused=round(min(self.stream.paused, ended.duration), 3))
 
     def own_cost(self) -> Optional[float]:
         """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
@@ -6730,6 +7036,7 @@ class AttemptRun:
             if money <= 0:
                 return JudgeAnswer({}, "the budget is used up")
         try:
+            self.context.folder.put_launch(self.at, judge_cost_usd=None)   # until it is known
             path = self.transcript.replace(".jsonl", "-judge.jsonl")
             with contextlib.closing(Transcript(path, self.context.mask)) as transcript:
                 error = self.run_judge(prompt, watch, transcript, money)
@@ -6738,6 +7045,7 @@ class AttemptRun:
             return JudgeAnswer({}, str(trouble))
         if not (stream.cost_usd is None and watch.is_free()):
             self.judge_cost = None if None in (stream.cost_usd, self.judge_cost) else stream.cost_usd + self.judge_cost
+        self.context.folder.put_launch(self.at, judge_cost_usd=self.judge_cost)
         if error:
             return JudgeAnswer({}, error.message, error if error.kind in LIMITS + STOPPING else None)
         return JudgeAnswer(read_judge(stream.result, count), "")
@@ -6759,7 +7067,7 @@ class AttemptRun:
         ended = client.follow(process, take, lambda: min(2, self.context.interrupt.count) or int(bool(watch.why_end())))
         if ended.survivors:
             client.cancel(process)
-        return classify_ending(watch.stream, watch.ending(ended), "".join(errors)[-STDERR_CHARS:], time.time())
+        return classify_ending(watch.stream, watch.ending(ended), self.context.mask("".join(errors)[-STDERR_CHARS:]), time.time())
 
 
 JUDGE_SCHEMA = {
@@ -6853,11 +7161,12 @@ def remember(result: TaskResult, context: Context) -> None:
     if exit_status(result) == 3:
         return                        # it says nothing about the work
     task, last, run = result.task, result.attempts[-1], context.folder.state.run
-    fingerprint = task_fingerprint(spec_task(task, context.spec))
+    stem = context.folder.task(context.folder.bind(task)).stem
     record = Record(
-        normalise(task.prompt), sum(attempt.duration for attempt in result.attempts), result.status, time.time(), context.folder.state.spec,
-        spec_version(context.spec), last.timeout, last.error.kind if last.error else None, total_cost(result.attempts), len(result.attempts),
-        longest_attempt(result), run, f"{run}/{task.number}/{fingerprint}")
+        normalise(task.prompt), sum(attempt.duration - attempt.paused for attempt in result.attempts), result.status, time.time(),
+        context.folder.state.spec, spec_version(context.spec), last.timeout, last.error.kind if last.error else None,
+        total_cost(result.attempts), len(result.attempts),
+        longest_attempt(result), run, f"{run}/{stem}")
     attempts = tuple(AttemptRecord(attempt.number, attempt.duration, attempt.timeout, attempt.error.kind if attempt.error else None,
                                    attempt.cost_usd, passed(task, attempt, context.options.strict)) for attempt in result.attempts)
     context.history.remember(Entry(record, attempts, context.outline()))
@@ -6865,7 +7174,7 @@ def remember(result: TaskResult, context: Context) -> None:
 
 def longest_attempt(result: TaskResult) -> float:
     """Seconds that say how long such an attempt takes: see Record."""
-    whole = [attempt.duration for attempt in result.attempts if not attempt.ended_by("timeout", "stalled")]
+    whole = [attempt.duration - attempt.paused for attempt in result.attempts if not attempt.ended_by("timeout", "stalled")]
     return result.attempts[-1].duration if result.status == "timeout" or not whole else max(whole)
 
 
@@ -6920,13 +7229,17 @@ class TaskRun:
             return Stop("")
         if self.attempts[-1].ended_by("cancelled") and had_done_its_part(self.attempts[-1]):
             return self.judge_again(self.attempts.pop(), kept)
-        return plan_resumption(self.task, self.attempts, self.retries, options.timeout, self.context.patience(), kept.ended_at, time.time())
+        now = time.time()
+        told = [*self.attempts[:-1], as_of_now(self.attempts[-1], kept.ended_at, now)]
+        step = plan_resumption(self.task, told, self.retries, options.timeout, self.context.patience(), now)
+        self.attempts = told if isinstance(step, Stop) else self.attempts
+        return step
 
     def judge_again(self, last: Attempt, kept: TaskState) -> Next:
         """An attempt that was cancelled when the agent had done its part: it is as if it had been left alone after that."""
         self.context.ledger.attempts = [attempt for attempt in self.context.ledger.attempts if attempt.transcript != last.transcript]
-        launch = Launch(last.number, "ended", kept.ended_at - last.duration, last.prompt, last.timeout, last.session_id if last.resumed else None,
-                        last.retry, started=True)
+        launch = Launch(last.number, "ended", kept.ended_at - last.duration, last.prompt, last.command, last.timeout,
+                        last.session_id if last.resumed else None, last.retry, started=True, judge_cost_usd=last.judge_cost_usd)
         self.context.folder.put(self.at, attempts=tuple(self.attempts), launch=launch)
         return Next(launch.prompt, launch.timeout, launch.resume, retry=launch.retry, label=launch.label)
 
@@ -6965,13 +7278,14 @@ class TaskRun:
         number, folder = len(self.attempts) + 1, self.context.folder
         self.context.observer.attempt_started(number, step.timeout)
         self.run = AttemptRun(self, step, number)
-        fresh = Launch(number, self.run.label, time.time(), step.prompt, step.timeout, step.resume, step.retry)
+        fresh = Launch(number, self.run.label, time.time(), step.prompt, tuple(self.run.command), step.timeout, step.resume, step.retry)
         folder.put(self.at, status="", launch=(folder.task(self.at).launch if step.label else None) or fresh)
         attempt = self.run.carry_out()
         self.attempts.append(attempt)
         self.context.ledger.attempts.append(attempt)
         tell_of_attempt(self.task, attempt, self.context)
-        folder.end_attempt(self.at, self.attempts, self.before, self.run.after)
+        if not self.run.out_of_reach:  # else it may still run, and another --resume may find it
+            folder.end_attempt(self.at, self.attempts, self.before, self.run.after)
 
     def last_error_kind(self) -> str:
         error = self.attempts[-1].error if self.attempts else None
@@ -6993,14 +7307,18 @@ class TaskRun:
 
 def run_task(task: Task, context: Context) -> TaskResult:
     """A task with all its attempts, those of an earlier part of the run included; skipped where there is no money for the first."""
-    at = context.folder.bind(task, spec_task(task, context.spec))
+    at = context.folder.bind(task)
     kept = context.folder.task(at)
     work = TaskRun(task, at, [attempt._replace(earlier=True) for attempt in kept.attempts], context)
+    context.observer.task_started(task, len(context.folder.chosen), task_directory(task, context.directory))
     step = work.first_step(kept)
     if isinstance(step, Stop) and kept.status:
-        status = task_status(task, work.attempts[-1], context.options.strict)   # which --strict may have changed
-        context.observer.say(f"task {task.number} {'had passed' if status == 'passed' else f'had ended ({status})'}: it is not run again")
-        return TaskResult(task, status, tuple(work.attempts), kept.changes, kept.note, kept.out_of_money)
+        result = as_it_was(task, kept._replace(attempts=tuple(work.attempts)), context)
+        had = "passed" if result.status == "passed" else f"ended ({result.status})"
+        context.observer.say(f"task {task.number} had {had}: it is not run again")
+        if step.reason:
+            context.warn(f"task {task.number} was not tried again: {step.reason}")
+        return result
     result = work.carry_on(step)
     if result.status not in ("cancelled", "skipped"):
         remember(result, context)
@@ -7008,21 +7326,68 @@ def run_task(task: Task, context: Context) -> TaskResult:
     return result
 
 
+def as_it_was(task: Task, kept: TaskState, context: Context) -> TaskResult:
+    """The result of a task that had ended before; --strict may have changed what it comes to."""
+    status = task_status(task, kept.attempts[-1], context.options.strict)
+    return TaskResult(task, status, kept.attempts, kept.changes, kept.note, kept.out_of_money)
+
+
 def run_tasks(context: Context) -> List[TaskResult]:
-    """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use."""
+    """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use. What was
+    left alone comes first: an attempt of a task that is not to be done any more is ended, another one carried on."""
     chosen = chosen_tasks(context.spec, context.options)
-    results: List[TaskResult] = []
+    context.folder.choose(chosen)
+    end_abandoned(context)
+    done: Dict[int, TaskResult] = {}
+    for task in chosen:
+        if context.folder.task(context.folder.bind(task)).launch:
+            done[task.number] = tell_of_task(run_task(task, context), context)
     stopped = False
     for task in chosen:
-        if stopped or context.interrupt.signal:
-            results.append(TaskResult(task, "skipped"))
-            continue
-        context.observer.task_started(task, len(chosen), task_directory(task, context.directory))
-        result = run_task(task, context)
-        results.append(result)
-        context.observer.task_ended(result)
-        stopped = result.status != "passed" and (not context.options.keep_going or exit_status(result) in (3, 4))
-    return results
+        kept = context.folder.task(context.folder.bind(task))
+        if task.number not in done and (stopped or context.interrupt.signal):
+            done[task.number] = as_it_was(task, kept, context) if kept.status else TaskResult(task, "skipped")
+        elif task.number not in done:
+            done[task.number] = tell_of_task(run_task(task, context), context)
+        result = done[task.number]
+        stopped = stopped or (result.status != "passed" and (not context.options.keep_going or exit_status(result) in (3, 4)))
+    return [done[task.number] for task in chosen]
+
+
+def tell_of_task(result: TaskResult, context: Context) -> TaskResult:
+    context.observer.task_ended(result)
+    return result
+
+
+def end_abandoned(context: Context) -> None:
+    """End what a run had left at the bridge for tasks that have another text now, or are not chosen; its cost counts as not known."""
+    for at in context.folder.abandoned():
+        kept, launch = context.folder.task(at), context.folder.task(at).launch
+        context.observer.say(f"task {kept.number} of before, attempt {launch.number}, is not to be done any more: it is ended")
+        if launch.started:
+            cancel_left(launch.label, context)
+        error = make_error("cancelled", "Its task has been changed or left out since, and it was ended")
+        attempt = Attempt(launch.number, launch.prompt, launch.command, launch.timeout, None, 0.0, None, None, None, None, error,
+                          os.path.join(context.folder.path, f"{kept.stem}-attempt-{launch.number}.jsonl"), (), started=launch.started,
+                          free=not launch.started)
+        context.folder.put(at, attempts=(*kept.attempts, attempt), launch=None)
+        context.ledger.attempts.append(attempt)
+        if launch.started:
+            context.warn(f"task {kept.number} of before, attempt {launch.number}: what it cost is not known, since it was ended")
+
+
+def cancel_left(label: str, context: Context) -> None:
+    """End the process of that label, if the bridge still has it, and wait for its end."""
+    client, asked, deadline = context.client(), False, time.monotonic() + CANCEL_S
+    while time.monotonic() < deadline:
+        left = [process for process in client.processes() if process.get("label") == label and process.get("state") != "ended"]
+        if not left:
+            return
+        if not asked:
+            client.cancel(Started(left[0]["process_id"], left[0]["pid"]))
+        asked = True
+        time.sleep(POLL_S)
+    context.warn(f"what an earlier part of the run left running ({label}) has not ended within {CANCEL_S} s")
 
 
 # ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
@@ -7145,7 +7510,7 @@ class Terminal(Observer):
 
     def __init__(self, verdicts: bool = True) -> None:
         self.verdicts = verdicts      # off under --json: stdout is the document's
-        self.mask = make_mask(os.environ)
+        self.mask = own_mask()
         self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.title, self.attempt, self.limit, self.told, self.told_at, self.shown_at = "", 0, 0.0, "", 0.0, 0.0
         self.last: Optional[Attempt] = None
@@ -7256,9 +7621,6 @@ def told_cost(cost: Optional[float], unknown: bool) -> str:
     return known + (f"{' and' if known else ','} a cost that is not known" if unknown else "")
 
 
-RESUMABLE = ("cancelled", "skipped", "error")   # what --resume may bring to a better end
-
-
 def run_summary(document: Mapping[str, Any]) -> str:
     tasks = document["tasks"]
     good = sum(task["success"] for task in tasks)
@@ -7267,7 +7629,6 @@ def run_summary(document: Mapping[str, Any]) -> str:
     unknown = any("what it cost is not known" in warning for warning in document["warnings"])
     return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
             + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown)
-            + ("\nTo go on where this ended: the same command with --resume" if any(task["status"] in RESUMABLE for task in tasks) else "")
             + f"\nTranscripts and result: {document['output_dir']}")
 
 
@@ -7330,12 +7691,14 @@ def print_stats(document: Mapping[str, Any]) -> None:
     """The metrics for people: over all, by spec, and by each spec's versions."""
     graduated = ", GRADUATED" if document["graduated"] else f", not graduated yet ({GRADUATION} successes, and {GRADUATION} for each failure)"
     print(f"Success/Failure ratio: {document['ratio']}{graduated}\nLast updated: {document['last_updated'] or 'never'}")
+    versions: Dict[str, List[Mapping[str, Any]]] = {}
+    for version in document["versions"]:
+        versions.setdefault(version["spec"], []).append(version)
     for row in document["specs"]:
-        print(f"\n{printable(row['spec'])}: {row['ratio']}{', GRADUATED' if row['graduated'] else ''}{told_figures(row)}")
-        for version in document["versions"]:
-            if version["spec"] == row["spec"]:
-                print(f"  v{version['number']} {version['version']} since {version['since']}: {version['result']} in "
-                      f"{plural(version['runs'], 'run')}{told_figures(version)}\n     {version['change']}")
+        print(f"\n{shorten(row['spec'], 1000)}: {row['ratio']}{', GRADUATED' if row['graduated'] else ''}{told_figures(row)}")
+        for version in versions[row["spec"]]:
+            print(f"  v{version['number']} {version['version']} since {version['since']}: {version['result']} in "
+                  f"{plural(version['runs'], 'run')}{told_figures(version)}\n     {version['change']}")
 
 
 def told_figures(row: Mapping[str, Any]) -> str:
@@ -7352,7 +7715,7 @@ def print_markdown(document: Mapping[str, Any]) -> None:
     rows = [(f"{row['spec']} v{row['number']}" if several else f"v{row['number']}", row["change"], row["result"]) for row in document["versions"]]
     if document["graduated"]:
         rows.append(("Final", f"Achieved {document['ratio']} ratio, ready for graduation", "Graduated ✅"))
-    table = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
+    table = [[shorten(cell, 1000).replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(("Version", "Change & Reason", "Result"), *table)]
     print(f"{MARKDOWN_TITLE}\n- **Success/Failure Ratio**: {document['ratio']}{' ✅ GRADUATED!' if document['graduated'] else ''}")
     print(f"- **Last Updated**: {(document['last_updated'] or 'never')[:10]}\n- **Evolution History**:")
@@ -7366,8 +7729,8 @@ def usual_store() -> str:
     return os.environ.get("CC_EXECUTE_STORE") or os.path.join(user_folder("XDG_DATA_HOME", ".local/share"), "history.sqlite3")
 
 
-def open_history(options: Options, warn: Callable[[str], None]) -> History:
-    return History(open_store(options.store or usual_store()), warn)
+def open_history(options: Options, warn: Callable[[str], None], mend: bool = False) -> History:
+    return History(open_store(options.store or usual_store(), mend), warn)
 
 
 # -- where a run is kept
@@ -7377,7 +7740,7 @@ def make_output_dir(options: Options, spec: Spec, of_several: int) -> str:
     folder = named_output(options.output, spec, of_several)
     if not folder:
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{time.time_ns() % 10 ** 9:09d}"
-        folder = os.path.join(runs_folder(), stamp + run_suffix(known_as(spec)))
+        folder = os.path.join(runs_folder(), stamp + run_suffix(run_key(spec)))
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
@@ -7406,25 +7769,25 @@ class Job(NamedTuple):
 
 def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
     """What is to be run, checked, so that nothing is begun when something of it cannot be. Raises UsageError."""
+    unknown = [name for name in given if name not in Options._fields]
+    if unknown:
+        raise UsageError(f"there is no option {unknown[0]!r}; expected some of {', '.join(Options._fields)}")
+    if given.get("resume_from") and given.get("output"):
+        raise UsageError("--resume-from was given with --output; expected the first alone: a run goes on in its own folder")
     jobs: List[Job] = []
     for number, spec in enumerate(specs, 1):
-        batch = next((job.state.batch for job in jobs if job.state), "")
+        batch = jobs[0].state.batch if jobs and jobs[0].state else ""
         jobs.append(make_job(spec, given, number if len(specs) > 1 else 0, batch))
-    if (given.get("resume") or given.get("resume_from")) and not any(job.state for job in jobs):
-        raise UsageError(f"there is no run of {' or '.join(spec.file for spec in specs)} to go on with in "
-                         f"{given.get('resume_from') or given.get('output') or runs_folder()}; expected one, or no --resume")
     return jobs
 
 
 def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Job:
-    wanted = Options(**given)
-    folder, state = find_run(spec, given, number, batch) if wanted.resume or wanted.resume_from else ("", None)
+    resumes = given.get("resume") or given.get("resume_from")
+    folder, state = find_run(spec, given, number, batch) if resumes else ("", None)
+    if resumes and not state and number < 2:
+        raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one, or no --resume")
     if state:
-        missing = [name for name in state.withheld if name not in given]
-        if missing:
-            raise UsageError(f"--{missing[0]} held a secret, which the run in {folder} did not keep; expected it to be given again")
-        if os.path.abspath(given.get("cwd", state.directory)) != state.directory:
-            raise UsageError(f"--cwd {given['cwd']!r} is not where the run in {folder} works; expected {state.directory}, or no --cwd")
+        check_resumption(spec, given, folder, state)
         given = {**state.options, **given}
     options = with_agent(Options(**given))
     check_amounts(options)
@@ -7435,31 +7798,74 @@ def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> J
     return Job(spec, options, given, number, folder, state)
 
 
+def check_resumption(spec: Spec, given: Mapping[str, Any], folder: str, state: RunState) -> None:
+    """Whether this run can be gone on with for this spec and these options. Raises UsageError."""
+    missing = [name for name in state.withheld if name not in given]
+    if missing:
+        raise UsageError(f"--{missing[0]} held a secret, which the run in {folder} did not keep; expected it to be given again")
+    if os.path.abspath(given.get("cwd", state.directory)) != state.directory:
+        raise UsageError(f"--cwd {given['cwd']!r} is not where the run in {folder} works; expected {state.directory}, or no --cwd")
+    texts = {task_fingerprint(task) for task in spec.tasks}
+    if run_key(spec) != state.file and state.tasks and not any(is_same_task(kept, text) for kept in state.tasks for text in texts):
+        raise UsageError(f"the run in {folder} is one of {state.file}, and has no task of {spec.file}; expected that spec")
+
+
 def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Tuple[str, Optional[RunState]]:
-    """The folder and state of the run to go on with: of the named folder, else the spec's last one (in --cwd, if that is given).
-    Of several specs it is one that the same command began; ("", None) for one that had not begun."""
+    """The folder and state of the run to go on with: of the named folder, else the last one of the spec that was begun or works here, or
+    works in --cwd. One that did all of only some tasks is passed over if there is another. Of several specs it is one that the same
+    command began. ("", None) if there is none."""
     named = named_output(given.get("resume_from") or given.get("output"), spec, number)
     if named:
         absent = (number or not given.get("resume_from")) and not os.path.exists(os.path.join(named, STATE_FILE))
         return ("", None) if absent else (named, read_state(named))
-    for folder in runs_of(known_as(spec)):
-        if os.path.exists(os.path.join(folder, STATE_FILE)):
-            state = read_state(folder)
-            elsewhere = "cwd" in given and os.path.abspath(given["cwd"]) != state.directory
-            if not elsewhere and (not batch or state.batch == batch):
+    found: List[Tuple[str, RunState]] = []
+    for folder in runs_of(run_key(spec)):
+        if not os.path.exists(os.path.join(folder, STATE_FILE)):
+            break                     # that one had not begun anything
+        state = read_state(folder)
+        if (not batch or state.batch == batch) and is_here(state, given):
+            found.append((folder, state))
+            if not (state.status == 0 and state.options.get("tasks")) or "tasks" in given:
                 return folder, state
-    return "", None
+    return found[0] if found else ("", None)
 
 
-def begin_state(job: Job, directory: str, batch: str, mask: Callable[[str], str]) -> RunState:
-    """The state of a run that is just beginning. An option that holds a secret is not kept."""
+def is_here(state: RunState, given: Mapping[str, Any]) -> bool:
+    if "cwd" in given:
+        return os.path.realpath(given["cwd"]) == os.path.realpath(state.directory)
+    return os.getcwd() in (state.begun_in, state.directory)
+
+
+def why_no_run(spec: Spec, given: Mapping[str, Any], number: int) -> str:
+    """Where it was looked for, and where the last one is, if there is one elsewhere."""
+    named = named_output(given.get("resume_from") or given.get("output"), spec, number)
+    if named:
+        return f"in {named}"
+    states = [read_state(folder) for folder in runs_of(run_key(spec))[:1] if os.path.exists(os.path.join(folder, STATE_FILE))]
+    other = "".join(f" (the last one works in {state.directory}: give --cwd)" for state in states)
+    return f"here, among the newest in {runs_folder()}{other}; one with --output is found with the same --output"
+
+
+def begin_state(job: Job, directory: str, batch: str) -> RunState:
+    """The state of a run that is just beginning."""
     import secrets
     run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
-    kept = {name: value for name, value in job.given.items() if name not in ("resume", "resume_from", "output")}
-    withheld = tuple(name for name, value in kept.items() if masked(value, mask) != value)
-    options = {name: value for name, value in kept.items() if name not in withheld}
-    return RunState(STATE_VERSION, run, batch or run, known_as(job.spec), job.spec.file, directory, time.time(),
-                    options={**options, "cwd": directory}, withheld=withheld)
+    options, withheld = kept_options(job, directory)
+    return RunState(STATE_VERSION, run, batch or run, known_as(job.spec), run_key(job.spec), directory, os.getcwd(), time.time(),
+                    options=options, withheld=withheld)
+
+
+def kept_options(job: Job, directory: str) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
+    """The options that a resumption is to have again, and the names of those that hold a secret, which is not kept."""
+    mask, given = own_mask(), dict(job.given)
+    for name in ("resume", "resume_from", "output"):
+        given.pop(name, None)
+    if given.get("store") and "://" not in given["store"]:
+        given["store"] = os.path.abspath(given["store"])
+    if given.get("claude"):
+        given["claude"] = shlex.join(split_agent(given["claude"]))
+    withheld = tuple(name for name, value in given.items() if masked(value, mask) != value)
+    return {**{name: value for name, value in given.items() if name not in withheld}, "cwd": directory}, withheld
 
 
 def with_agent(options: Options) -> Options:
@@ -7477,25 +7883,29 @@ def check_amounts(options: Options) -> None:
 
 def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "") -> Tuple[Dict[str, Any], int, str]:
     """Run a spec, or go on with its run: the --json document, the exit status, and the batch that the run belongs to."""
-    mask = make_mask(os.environ)
+    own_mask.cache_clear()
     directory = check_spec(job.spec, job.options)
     path = job.folder or make_output_dir(job.options, job.spec, job.number)
-    with contextlib.closing(RunFolder(path, job.state or begin_state(job, directory, batch, mask), mask)) as folder:
+    with contextlib.closing(RunFolder(path, job.spec, None if job.state else begin_state(job, directory, batch))) as folder:
         if job.state:
             observer.say(f"going on with the run in {path}, which works in {directory}")
+            options, withheld = kept_options(job, directory)
+            folder.state = folder.state._replace(options=options, withheld=withheld, status=None)
+            folder.save()
         elif not job.options.output:
-            prune_runs(folder.state.spec, job.options.keep)
-        document, status = run_in(folder, job, directory, interrupt, observer, mask)
-        return masked(document, mask), status, folder.state.batch
+            prune_runs(run_key(job.spec), job.options.keep)
+        document, status = run_in(folder, job, directory, interrupt, observer)
+        folder.end(status)
+        return document, status, folder.state.batch
 
 
-def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer,
-           mask: Callable[[str], str]) -> Tuple[Dict[str, Any], int]:
+def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer) -> Tuple[Dict[str, Any], int]:
     """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
     connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer)
-    warnings, ledger = list(folder.state.warnings), Ledger()
+    ledger, mask = Ledger(), folder.veil.mask
     ledger.attempts += [attempt for kept in folder.state.tasks for attempt in kept.attempts]
-    history = open_history(job.options, lambda text: context.warn(text))
+    warnings = [warning for warning in folder.state.warnings if not re.match(r"task \d+ was not (?:tried again|started): ", warning)]
+    history = open_history(job.options, lambda text: context.warn(text), mend=True)
     context = Context(job.options, job.spec, directory, folder, history, mask, interrupt, observer, connector.client, connector.disconnect,
                       warnings, ledger, functools.lru_cache(lambda: spec_outline(job.spec, lambda task: read_criteria(task.criteria))))
     for warning in job.spec.warnings:
@@ -7508,9 +7918,9 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
         folder.save()
     if folder.trouble:
         context.warn(folder.trouble)
-    document = run_document(context, results, folder.state.started_at, folder.elapsed())
+    document = masked(run_document(context, results, folder.state.started_at, folder.elapsed()), mask)
     try:
-        write_private(os.path.join(folder.path, "result.json"), json.dumps(masked(document, mask), indent=1) + "\n")
+        write_private(os.path.join(folder.path, "result.json"), json.dumps(document, indent=1) + "\n")
     except OSError as error:
         context.warn(f"result.json could not be written: {error}")
         document["warnings"].append(context.warnings[-1])
@@ -7560,27 +7970,32 @@ def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str,
 
 # -- replay: a kept transcript judged again
 
-def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any], int]:
-    """The --json document and exit status of a task whose one attempt is this transcript, judged by the spec and the files as they are
-    now. Nothing is run or kept. What the run had kept beside the transcript is used: the baseline, how the attempt ended, and the
+def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any], int, str]:
+    """The --json document, exit status and directory of a task whose one attempt is this transcript, judged by the spec and the files as
+    they are now: in --cwd, or where the run worked. Nothing is run or kept. What the run had kept beside the transcript is used: the baseline, how the attempt ended, and the
     attempts that it went on with. Raises UsageError for a transcript that cannot be read."""
     check_transcript(transcript)
-    directory, started_at = check_spec(spec, options), time.time()
+    run = kept_run(transcript, spec)
+    directory, started_at = check_spec(spec, options._replace(cwd=options.cwd or (run.directory if run else "."))), time.time()
     task = replayed_task(spec, options, transcript)
-    kept = kept_attempts(transcript)
+    kept = kept_attempts(transcript, run)
+    warnings = list(spec.warnings)
+    if kept and not is_prompt_of(kept, task):
+        warnings.append(f"the transcript is of another task than task {task.number}, which its run gave this prompt: {shorten(kept[0].prompt, 200)!r}")
     session = [read_transcript(path) for path in session_paths(transcript, kept)]
     for stream in session:
         stream.finish()
     error = replayed_error(session[-1], kept)
     evidence = replayed_evidence(session, task_directory(task, directory), transcript)
-    verdicts = judge(read_criteria(task.criteria), evidence, options.strict)
+    verdicts = judge_session(read_criteria(task.criteria), evidence, session, own_mask())
+    verdicts = tuple(map(refuse_weak, verdicts)) if options.strict else verdicts
     attempt = replayed_attempt(task, transcript, session[-1], error or denied(session[-1], verdicts, options.permissions), verdicts, kept)
     result = TaskResult(task, task_status(task, attempt, options.strict), (attempt,), evidence.changes)
     document = {
         "schema": SCHEMA, "spec": spec.file, "success": result.status == "passed", "confidence": result.confidence,
         "started_at": iso_time(started_at), "duration": round(time.time() - started_at, 3), "cost_usd": total_cost([attempt]),
-        "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": list(spec.warnings), "tasks": [task_document(result)]}
-    return masked(document, make_mask(os.environ)), worst_status([exit_status(result), int(result.status != "passed")])
+        "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": warnings, "tasks": [task_document(result)]}
+    return masked(document, own_mask()), worst_status([exit_status(result), int(result.status != "passed")]), evidence.directory
 
 
 def check_transcript(path: str) -> None:
@@ -7605,18 +8020,26 @@ def replayed_task(spec: Spec, options: Options, transcript: str) -> Task:
     return chosen[0]
 
 
-def kept_attempts(transcript: str) -> Sequence[Attempt]:
-    """The attempts of its task up to the transcript's own, as the state beside it has them; none where there is no such state."""
-    folder, name = os.path.split(os.path.abspath(transcript))
+def kept_run(transcript: str, spec: Spec) -> Optional[RunState]:
+    """The state of the run that a transcript lies beside; None if it does not."""
     try:
-        tasks = read_state(folder).tasks
+        return read_state(os.path.dirname(os.path.abspath(transcript)), Veil(spec, os.environ).show)
     except UsageError:
-        return ()
-    for kept in tasks:
+        return None
+
+
+def kept_attempts(transcript: str, run: Optional[RunState]) -> Sequence[Attempt]:
+    """The attempts of its task up to the transcript's own, as the run has them; none where that is not known."""
+    for kept in run.tasks if run else ():
         names = [os.path.basename(attempt.transcript) for attempt in kept.attempts]
-        if name in names:
-            return kept.attempts[:names.index(name) + 1]
+        if os.path.basename(transcript) in names:
+            return kept.attempts[:names.index(os.path.basename(transcript)) + 1]
     return ()
+
+
+def is_prompt_of(attempts: Sequence[Attempt], task: Task) -> bool:
+    prompt = attempts[0].prompt
+    return prompt.startswith(task.prompt) or prompt == as_question(task.prompt)
 
 
 def session_paths(transcript: str, attempts: Sequence[Attempt]) -> List[str]:
@@ -7652,9 +8075,7 @@ def replayed_attempt(task: Task, transcript: str, stream: Stream, error: Optiona
     told = Attempt(1, task.prompt, (), task.timeout or 0.0, None, read_number(result.get("duration_ms"), 0.0) / 1000, stream.session_id,
                    stream.cost_usd, result.get("num_turns"), as_mapping(result.get("usage")) or None, None, "", ())
     kept = attempts[-1] if attempts else told
-    whole = [text.replace(UNTOLD, task.prompt, 1) if text.startswith(UNTOLD) else text for text in (kept.prompt, *kept.command)]
-    return kept._replace(prompt=whole[0], command=tuple(whole[1:]), error=error, verdicts=tuple(verdicts), text=stream.text,
-                         transcript=os.path.abspath(transcript))
+    return kept._replace(error=error, verdicts=tuple(verdicts), text=stream.text, transcript=os.path.abspath(transcript))
 
 
 # -- the steps under the seed's names
@@ -7877,11 +8298,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         return 130
     except CcError as error:
-        print(make_mask(os.environ)(f"cc_execute: {error}"), file=sys.stderr)
+        print(own_mask()(f"cc_execute: {error}"), file=sys.stderr)
         if "--json" in argv:
             found, _, expected = str(error).partition("; expected ")
             usage = {"file": None, "line": None, "found": found, "expected": expected or "see --help"}
-            print(json.dumps({"error": getattr(error, "details", usage)}))
+            print(json.dumps({"error": masked(getattr(error, "details", usage), own_mask())}))
         return error.exit_status
     except OSError as error:          # stdout is full or its terminal is gone
         print(f"cc_execute: standard output cannot be written: {error.strerror}", file=sys.stderr)
@@ -7908,16 +8329,25 @@ def run_command_line(argv: Sequence[str]) -> int:
     parsed = make_parser().parse_intermixed_args(argv, unless_given)   # specs may stand between options
     named = getattr(parsed, "specs", [])
     given = {name: value for name, value in vars(parsed).items() if name in Options._fields}
+    check_modes(parsed, given)
     if parsed.stats:
         return show_stats(named, Options(**given), parsed)
-    if parsed.markdown:
-        raise UsageError("--markdown was given without --stats; expected both")
     specs = [load_spec(path) for path in find_specs(named, given)]
     if parsed.replay:
-        return show_replay(specs, Options(**given), parsed.replay, parsed.json)
+        return show_replay(specs, Options(**{"cwd": "", **given}), parsed.replay, parsed.json)
     if parsed.dry_run:
         return show_plans(specs, Options(**given), parsed.json)
     return run_specs(make_jobs(specs, given), parsed.json)
+
+
+def check_modes(parsed: Any, given: Mapping[str, Any]) -> None:
+    """Refuse what cannot be meant together. Raises UsageError."""
+    modes = [name for name, wanted in (("--stats", parsed.stats), ("--replay", parsed.replay), ("--dry-run", parsed.dry_run),
+                                       ("--resume", given.get("resume") or given.get("resume_from"))) if wanted]
+    if len(modes) > 1:
+        raise UsageError(f"{modes[0]} was given with {modes[1]}; expected one of them")
+    if parsed.markdown and (parsed.json or not parsed.stats):
+        raise UsageError("--markdown was given " + ("with --json; expected one of them" if parsed.json else "without --stats; expected both"))
 
 
 def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
@@ -7940,13 +8370,15 @@ def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
 def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_json: bool) -> int:
     if len(specs) > 1:
         raise UsageError(f"--replay {transcript!r} was given with {len(specs)} specs; expected the one that it is of")
-    document, status = replay(specs[0], options, transcript)
+    document, status, directory = replay(specs[0], options, transcript)
+    for warning in document["warnings"]:
+        print(f"cc_execute: {warning}", file=sys.stderr)
     if as_json:
         print(json.dumps(document, indent=1))
         return status
     task, = document["tasks"]
     attempt, = task["attempts"]
-    print(f"Task {task['number']}, replayed from {attempt['transcript']}: nothing is run")
+    print(f"Task {task['number']}, replayed from {attempt['transcript']}: nothing is run\n  in {directory}")
     for criterion in attempt["criteria"]:
         print(told_criterion(**criterion))
     if attempt["error"]:
@@ -7954,21 +8386,23 @@ def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_jso
     met = sum(criterion["met"] for criterion in attempt["criteria"])
     not_run = sum(criterion["evidence"].startswith(NEVER_RAN) for criterion in attempt["criteria"])
     told = "passed" if task["success"] else "not passed"
-    print(f"  {paint(told, 'green' if task['success'] else 'red', sys.stdout)}: {met} of {len(attempt['criteria'])} criteria met"
-          + (f", {not_run} not run" if not_run else ""))
+    counted = f"{met} of {len(attempt['criteria'])} criteria met" if attempt["criteria"] else "nothing was checked"
+    print(f"  {paint(told, 'green' if task['success'] else 'red', sys.stdout)}: {counted}" + (f", {not_run} not run" if not_run else ""))
     return status
 
 
 def show_stats(specs: Sequence[str], options: Options, parsed: Any) -> int:
     store = open_store(options.store or usual_store())
+    if isinstance(store, SqliteStore) and options.store and not os.path.lexists(store.path):
+        print(own_mask()(f"cc_execute: there is no history at {store.path} yet"), file=sys.stderr)
     records, outlines = store.records(), store.outlines()
     names = {name for path in specs for name in (path, spec_name(path))}
     older = {os.path.basename(path) for path in specs}   # the first version kept no more of the name
     found = [record for record in records if not specs or record.spec in names or record.spec in older]
     if specs and not found:
         known = ", ".join(sorted({record.spec for record in records})) or "none"
-        print(f"cc_execute: nothing is stored of {', '.join(specs)}; known are: {printable(known)}", file=sys.stderr)
-    document = masked({"schema": SCHEMA, **metrics(found, outlines)}, make_mask(os.environ))
+        print(own_mask()(f"cc_execute: nothing is stored of {', '.join(specs)}; known are: {printable(known)}"), file=sys.stderr)
+    document = masked({"schema": SCHEMA, **metrics(found, outlines)}, own_mask())
     if parsed.json:
         print(json.dumps(document, indent=1))
     elif parsed.markdown:
@@ -7980,7 +8414,7 @@ def show_stats(specs: Sequence[str], options: Options, parsed: Any) -> int:
 
 def show_plans(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
     warnings: List[str] = []
-    mask, options = make_mask(os.environ), with_agent(options)
+    mask, options = own_mask(), with_agent(options)
     history = open_history(options, warnings.append)
     plans = [masked(plan_document(spec, options, history, warnings), mask) for spec in specs]
     if as_json:
@@ -8007,6 +8441,8 @@ def run_specs(jobs: Sequence[Job], as_json: bool) -> int:
         statuses.append(status)
         if not as_json:
             print(run_summary(document))
+            if status in (3, 4) or status >= 128:
+                print("To go on where this ended: the same command with --resume")
         if status not in (0, 1):
             break
     success = len(documents) == len(jobs) and all(document["success"] for document in documents)

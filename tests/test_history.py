@@ -289,11 +289,11 @@ def test_a_corrupt_file_is_set_aside_not_deleted(tmp_path, spoil, use):
 def test_two_that_find_it_corrupt_do_not_set_the_new_one_aside(tmp_path):
     path = tmp_path / "history.sqlite3"
     CORRUPT["rubbish"](str(path))
-    first, second = SqliteStore(str(path)), SqliteStore(str(path))
+    first, second, found = SqliteStore(str(path)), SqliteStore(str(path)), path.stat().st_ino
     with pytest.raises(CorruptStore):
         add(first, record(1))
     add(first, record(1))
-    second._give_up(sqlite3.DatabaseError("found before the first one acted"))
+    second._give_up(sqlite3.DatabaseError("found before the first one acted"), found)
     assert SqliteStore(str(path)).records() == [record(1)]
 
 
@@ -437,7 +437,7 @@ def redis_not_installed(tmp_path, request) -> dict:
     return {"url": "redis://127.0.0.1:1/0", "env": {"PYTHONPATH": str(tmp_path)}}
 
 
-TROUBLES = {full_disk: "full|disk I/O error", read_only: "(?i)read-only", locked: "locked", corrupt: "corrupt", newer: "newer", a_folder: "unable to open|directory",
+TROUBLES = {full_disk: "full|disk I/O error", read_only: "(?i)read-only", locked: "locked", corrupt: "corrupt", newer: "newer", a_folder: "is a folder",
             nowhere: "No such file", redis_down: "refused", redis_full: "memory", redis_read_only: "read only|READONLY", redis_silent: "imeout|imed out",
             redis_corrupt: "WRONGTYPE|wrong kind", redis_newer: "newer", redis_not_installed: "pip install redis"}
 

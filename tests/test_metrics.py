@@ -117,7 +117,9 @@ def git(*arguments: object, cwd: Path) -> None:
     subprocess.run(["git", *who, *map(str, arguments)], cwd=cwd, check=True, capture_output=True)
 
 
-def test_a_spec_in_a_repository_is_known_by_its_path_there_in_worktrees_too(tmp_path):
+@pytest.fixture
+def repository(tmp_path):
+    """A repository with specs/a.md, and a worktree of it."""
     repository = tmp_path / "project"
     (repository / "specs").mkdir(parents=True)
     (repository / "specs" / "a.md").write_text("Task: x\n")
@@ -125,8 +127,22 @@ def test_a_spec_in_a_repository_is_known_by_its_path_there_in_worktrees_too(tmp_
     git("add", ".", cwd=repository)
     git("commit", "-m", "x", cwd=repository)
     git("worktree", "add", tmp_path / "elsewhere", cwd=repository)
+    return repository
+
+
+@pytest.mark.parametrize("url", ["https://github.com/ada/engine.git", "git@github.com:ada/engine.git", "ssh://git@github.com/ada/engine",
+                                 "https://ada:hunter22@github.com/ada/engine/"])
+def test_a_spec_in_a_repository_with_a_remote_is_known_by_it_in_clones_and_worktrees(repository, tmp_path, url):
+    git("remote", "add", "origin", url, cwd=repository)
+    git("clone", repository, tmp_path / "clone", cwd=tmp_path)
+    git("remote", "set-url", "origin", url, cwd=tmp_path / "clone")
+    names = {cc.spec_name(str(folder / "specs" / "a.md")) for folder in (repository, tmp_path / "elsewhere", tmp_path / "clone")}
+    assert names == {"github.com/ada/engine/specs/a.md"}
+
+
+def test_without_a_remote_it_is_known_by_the_repository_s_folder_in_worktrees_too(repository, tmp_path):
     names = {cc.spec_name(str(folder / "specs" / "a.md")) for folder in (repository, tmp_path / "elsewhere")}
-    assert names == {"project/specs/a.md"}
+    assert names == {str(repository.resolve() / "specs" / "a.md")}
 
 
 def test_elsewhere_it_is_known_by_its_whole_path(tmp_path, monkeypatch):

@@ -311,7 +311,7 @@ def test_what_was_never_started_is_started(place):
     assert there.run("--output", there.folder / "out").returncode == 0
     state = there.folder / "out" / "task-1-state.json"
     task = json.loads(state.read_text())
-    launch = {"number": 1, "label": "task 1 of run x ffff", "began_at": time.time(), "prompt": "\0", "timeout": 60.0, "resume": None, "retry": False, "started": False}
+    launch = {"number": 1, "label": "task 1 of run x ffff", "began_at": time.time(), "prompt": "Create a.txt", "command": task["attempts"][0]["command"], "timeout": 60.0, "resume": None, "retry": False, "started": False}
     task.update(attempts=[], status="", launch=launch)
     state.write_text(json.dumps(task))
     (there.workspace / "a.txt").unlink()
@@ -597,15 +597,34 @@ def test_a_task_whose_text_changed_is_run_anew_and_only_that_one(place):
     assert {"task-2-attempt-1.jsonl", "task-2-again-1-attempt-1.jsonl"} <= names
 
 
-@pytest.mark.parametrize("change", [
-    lambda text: text.replace("creates a.txt", "a.txt exists"), lambda text: text.replace("Timeout: 60", "Timeout: 90"), lambda text: text + "Tools: Write\n",
-    lambda text: text + "Retry Strategy: again\n", lambda text: text + "Budget: 3\n"])
-def test_any_change_of_a_task_is_one(place, change):
+HOW = [lambda text: text.replace("Timeout: 60", "Timeout: 90"), lambda text: text + "Tools: Write\n", lambda text: text + "Retry Strategy: again\n",
+       lambda text: text + "Budget: 3\n", lambda text: "Timeout: 5 minutes\n" + text.replace("Timeout: 60\n", "")]
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace("creates a.txt", "a.txt exists"), lambda text: text.replace("Create a", "Make a")])
+def test_what_is_to_be_done_or_proved_may_not_have_changed(place, change):
     there = place(SPEC, [WRITES], [WRITES])
     assert there.run().returncode == 0
     (there.folder / "spec.md").write_text(change(SPEC))
     there.resume()
-    assert [start["prompt"] for start in there.starts()][:2] == ["Create a.txt"] * 2
+    assert len(there.starts()) == 2
+
+
+@pytest.mark.parametrize("change", HOW)
+def test_how_it_is_to_be_done_matters_only_as_long_as_it_has_not_passed(place, change):
+    there = place(SPEC, [WRITES], [WRITES])
+    assert there.run().returncode == 0
+    (there.folder / "spec.md").write_text(change(SPEC))
+    assert there.resume().returncode == 0 and len(there.starts()) == 1
+
+
+@pytest.mark.parametrize("change", HOW)
+def test_a_task_that_failed_is_begun_anew_with_another_time_limit_or_tools(place, change):
+    there = place(SPEC, [{"text": "No."}], [WRITES])
+    assert there.run().returncode == 1
+    (there.folder / "spec.md").write_text(change(SPEC))
+    done = there.resume()
+    assert done.returncode == 0 and len(done.attempts()) == 1 and len(there.starts()) == 2
 
 
 @pytest.mark.parametrize("change", [lambda text: text + "\n\n", lambda text: "# Notes\nFor Ada.\n\n" + text, lambda text: text.replace("1) ", "- ")])
