@@ -6980,7 +6980,7 @@ class AttemptRun:
             self.number, self.step.prompt, tuple(self.command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
             self.transcript, verdicts, self.stream.text, changed, self.was_started, self.judge_cost, resumed=bool(self.step.resume),
-            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start,
+            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start and not self.out_of_reach,
             given_up=self.judge_given_up, orphaned=self.orphaned, paused=round(min(self.stream.paused, ended.duration), 3))
 
     def own_cost(self) -> Optional[float]:

@@ -277,6 +277,189 @@ def test_a_bridge_that_was_named_is_found_again_without_its_name(place, monkeypa
     assert done.returncode == 0 and len(there.starts()) == 1, done.stderr
 
 
+def test_what_is_left_alone_for_a_task_that_has_changed_is_ended_first_and_paid_for(place):
+    """Two agents in one folder, and one of them for nothing, would be the worst of all."""
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 1.5}, {"write": {"path": "late.txt", "content": "x"}}, WRITES], [{"text": "No, I did nothing."}])
+    there.kill_when(lambda: there.says("begun"), "--budget", "5")
+    (there.folder / "spec.md").write_text(SPEC.replace("Create a.txt", "Create a.txt now"))
+    done = there.resume()
+    assert not agents()
+    assert done.returncode == 1 and not (there.workspace / "late.txt").exists() and len(there.starts()) == 1, done.stderr
+    assert done.statuses() == ["skipped"] and any("cost is not known" in each or "what it cost is not known" in each for each in done.json()["warnings"])
+
+
+def test_the_same_without_a_budget_goes_on_with_the_new_text(place):
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 60}], [WRITES])
+    there.kill_when(lambda: there.says("begun"))
+    (there.folder / "spec.md").write_text(SPEC.replace("Create a.txt", "Create a.txt now"))
+    done = there.resume()
+    assert done.returncode == 0 and [start["prompt"] for start in there.starts()] == ["Create a.txt", "Create a.txt now"] and not agents()
+    assert "is ended" in done.stderr and len(done.attempts()) == 1
+
+
+def agents() -> list:
+    return [each for each in marked_processes(own_mark()) if "stand_in.py" in each.command]
+
+
+def test_what_still_runs_comes_before_a_task_that_was_put_in_front_of_it(place):
+    there = place(LIST.split("## Task 2")[0], [{"text": "begun"}, {"sleep": 1.5}, WRITE["a"]], [{"bash": "ls"}, {"write": {"path": "new.txt", "content": "n"}}])
+    there.kill_when(lambda: there.says("begun"))
+    new = "## Task 1: new\nCreate new.txt\nSuccess Criteria: creates new.txt\n\n"
+    (there.folder / "spec.md").write_text(new + LIST.split("## Task 2")[0].replace("Task 1", "Task 2"))
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 2, done.stderr
+    assert "a.txt" in there.transcript("task-1-again-1-attempt-1.jsonl").read_text() or "a.txt" in there.transcript("task-2-attempt-1.jsonl").read_text()
+
+
+def test_a_bridge_that_cannot_be_asked_does_not_make_it_forget_what_runs(place, bridge):
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 4}, WRITES])
+    there.kill_when(lambda: there.says("begun"))
+    bridge.process.send_signal(signal.SIGSTOP)
+    try:
+        first = there.resume()
+    finally:
+        bridge.process.send_signal(signal.SIGCONT)
+    assert first.returncode == 3 and first.attempts()[0]["error"]["kind"] == "bridge"
+    assert first.json()["cost_usd"] is None and any("not known" in each for each in first.json()["warnings"])
+    second = there.resume()
+    assert second.returncode == 0 and len(there.starts()) == 1 and len(second.attempts()) == 1, second.stderr
+
+
+def test_a_bridge_that_lets_nobody_in_is_not_taken_for_gone(place, monkeypatch, tmp_path):
+    """As under cron, where XDG_RUNTIME_DIR is another one."""
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 3}, WRITES])
+    there.kill_when(lambda: there.says("begun"))
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    usual = os.environ["XDG_RUNTIME_DIR"]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "elsewhere"))
+    first = there.resume()
+    assert first.returncode == 3 and "token" in first.attempts()[0]["error"]["message"]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", usual)
+    second = there.resume()
+    assert second.returncode == 0 and len(there.starts()) == 1, second.stderr
+
+
+def test_one_that_wrote_much_to_stderr_meanwhile_is_not_ended(place):
+    flood = [{"stderr": "x" * 100_000} for _ in range(100)]
+    there = place(SPEC, [{"text": "begun"}, *flood, {"text": "flooded"}, {"sleep": 1.5}, WRITES])
+    there.kill_when(lambda: there.says("flooded"))
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1 and len(done.attempts()) == 1, done.stderr
+
+
+def test_where_the_place_was_lost_the_rest_is_taken_and_the_loss_is_told(place):
+    there = place(SPEC, [{"text": "begun"}, *[{"raw": json.dumps({"type": "x", "pad": "y" * 100_000})} for _ in range(120)], {"text": "flooded"},
+                         {"sleep": 2}, WRITES])
+    there.kill_when(lambda: there.says("flooded"))
+    Path(f"{there.transcript()}.place").write_text("")
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1, done.stderr
+    assert any("a part of its output is lost" in warning for warning in done.json()["warnings"])
+
+
+def test_what_a_passed_task_left_running_is_left(place):
+    server = {"spawn": "exec sleep 61"}
+    there = place(LIST.split("## Task 3")[0], [server, WRITE["a"]], [{"text": "begun"}, {"sleep": 1}, {"bash": "pgrep -f 'sleep 61' >alive"}, WRITE["b"]])
+    there.kill_when(lambda: there.says("begun", "task-2-attempt-1.jsonl"))
+    done = there.resume()
+    pids = (there.workspace / "alive").read_text().split()
+    try:
+        assert done.returncode == 0 and pids and all(lives(int(pid)) for pid in pids if "sleep" in command_of(pid)), done.stderr
+    finally:
+        for pid in pids:
+            if "sleep" in command_of(pid):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_result_that_came_in_time_is_not_late_because_it_is_read_later(place):
+    there = place(SPEC.replace("60", "3"), [WRITES, {"text": "Done."}, {"result": {}}, {"sleep": 30}])
+    there.kill_when(lambda: there.says('"result"'))
+    time.sleep(3.2)
+    done = there.resume()
+    assert (done.returncode, done.statuses()) == (0, ["passed"]), done.stderr
+
+
+def test_a_pause_of_the_cli_s_own_counts_from_when_it_began(place):
+    there = place(SPEC.replace("60", "6"), [{"text": "begun"}, {"api_retry": {"retry_delay_ms": 4000}}, {"sleep": 4}, WRITES])
+    there.kill_when(lambda: there.says("api_retry"))
+    time.sleep(2.2)
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 1, done.stderr
+
+
+def test_what_is_gone_on_with_is_told_as_it_ran(place):
+    there = place(SPEC, [{"text": "begun"}, {"sleep": 1}, WRITES])
+    there.kill_when(lambda: there.says("begun"), "--model", "m-1")
+    done = there.resume("--model", "m-2")
+    command = done.attempts()[0]["command"]
+    assert done.returncode == 0 and command[command.index("--model") + 1] == "m-1" and "is taken over" in done.stderr
+
+
+# ---- Secrets: what is masked on the disk. ----
+
+def test_a_masked_transcript_proves_nothing_where_a_secret_stood(place, monkeypatch):
+    monkeypatch.setenv("DB_PASSWORD", "hunter2-very-secret")
+    spec = SPEC + "2) Output does not contain hunter2-very-secret\n3) Output contains Bearer abcdef0123456789xyz\n"
+    steps = [{"bash": "echo leaked hunter2-very-secret"}, {"bash": "echo Authorization: Bearer abcdef0123456789xyz"}, {"text": "begun"}, {"sleep": 1}, WRITES]
+    there = place(spec, steps)
+    there.kill_when(lambda: there.says("begun"))
+    done = there.resume()
+    verdicts = [(row["met"], row["confidence"]) for row in done.attempts()[0]["criteria"]]
+    assert done.returncode == 1 and verdicts == [(True, "proved"), (False, "weak"), (True, "weak")], done.stdout
+
+
+def test_claude_gets_the_secrets_of_a_retry_s_prompt(place, bridge, monkeypatch):
+    key = "sk-ant-api03-" + "a1B2" * 10
+    there = place(SPEC + f"2) a.txt contains postgres://app:hunter22@db/x\nRetry Strategy: use the key {key}\n", [{"text": "No."}], [{"exit": 1}, {"sleep": 60}], [WRITES])
+    assert there.run().returncode == 1
+    state = there.runs()[0] / "task-1-state.json"
+    task = json.loads(state.read_text())
+    assert key not in state.read_text() and "hunter22" not in state.read_text()
+    retry = task["attempts"][1]
+    task.update(attempts=task["attempts"][:1], status="", launch={"number": 2, "label": "gone", "began_at": time.time(), "prompt": retry["prompt"], "command": retry["command"],
+                                                                  "timeout": 60.0, "resume": None, "retry": True, "started": False})
+    state.write_text(json.dumps(task))
+    there.resume()
+    asked = there.starts()[1]["prompt"]
+    assert key in asked and "postgres://app:hunter22@db/x" in asked and asked in [start["prompt"] for start in there.starts()[2:]]
+
+
+def test_a_secret_in_a_file_s_name_is_in_nothing_that_is_kept(place):
+    name = "ghp_" + "a1B2" * 9
+    there = place(SPEC, [{"write": {"path": f"{name}.txt", "content": "x"}}, AUTHENTICATION], [WRITES])
+    (there.workspace / f"old-{name}").write_text("x")
+    assert there.run().returncode == 3
+    assert not [path.name for path in there.runs()[0].iterdir() if name in path.read_text()]
+    assert there.resume().returncode == 0
+
+
+def test_a_folder_whose_name_is_a_secret_s_value_can_still_be_read(place, monkeypatch):
+    monkeypatch.setenv("JIRA_PROJECT_KEY", "PLATFORM")
+    there = place(SPEC + "2) Output contains hello\n", [{"bash": "echo hello"}, limited("0.2")], [WRITES])
+    out = there.folder / "PLATFORM"
+    assert there.run("--max-wait", "0", "--output", out).returncode == 4
+    time.sleep(0.3)
+    done = there.resume("--output", out)
+    assert done.returncode == 0 and done.json()["output_dir"] == str(out) and Path(done.attempts()[0]["transcript"]).exists(), done.stderr
+
+
+def test_a_folder_that_was_moved_is_gone_on_with(place):
+    there = place(SPEC + "2) Output contains hello\n", [{"bash": "echo hello"}, limited("0.2")], [WRITES])
+    assert there.run("--max-wait", "0", "--output", there.folder / "one").returncode == 4
+    (there.folder / "one").rename(there.folder / "two")
+    time.sleep(0.3)
+    done = there.begin("--resume-from", there.folder / "two")
+    stdout, stderr = done.communicate()
+    assert done.returncode == 0 and str(there.folder / "two") in json.loads(stdout)["tasks"][0]["attempts"][0]["transcript"], stderr
+
+
 # ---- Processes that are gone. ----
 
 def test_after_a_reboot_the_session_is_gone_on_with(place, bridge, monkeypatch):
@@ -346,13 +529,17 @@ def test_a_limit_that_took_too_long_is_gone_on_with_later(place):
     later = there.resume("--max-wait", "30")
     assert (later.returncode, later.statuses()) == (0, ["passed"] * 3), later.stderr
     assert "waiting for the rate limit" in later.stderr and there.starts()[2]["prompt"] == "continue"
+    assert later.json()["warnings"] == [], "what kept it from going on is over"
 
 
 def test_a_limit_that_is_still_there_is_exit_4_again(place):
     there = place(SPEC, [limited("3600")], [WRITES])
     assert there.run("--max-wait", "0.1").returncode == 4
+    time.sleep(1.1)
     later = there.resume()
-    assert (later.returncode, len(there.starts())) == (4, 1) and re.search(r"in (59 min|1 h)", later.json()["warnings"][-1])
+    assert (later.returncode, len(there.starts())) == (4, 1) and re.search(r"in 59 min", later.json()["warnings"][-1])
+    error = later.attempts()[0]["error"]
+    assert 3590 < error["retry_after"] < 3599.5 and "(in 59 min" in error["message"] and len(later.json()["warnings"]) == 1
 
 
 def test_what_was_not_ready_is_tried_again(place):
@@ -469,6 +656,29 @@ def test_each_task_is_remembered_once(place):
     assert (stats["successes"], stats["failures"], stats["versions"][0]["runs"]) == (2, 1, 1)
 
 
+JUDGED = {"result": {"structured_output": {"verdicts": [{"number": 1, "met": True, "reason": "I looked."}]}, "total_cost_usd": 0.7}}
+
+
+@pytest.mark.parametrize("number, is_known", [(signal.SIGKILL, False), (signal.SIGINT, True)])
+def test_what_a_judge_cost_that_was_cut_off_counts_and_is_not_known_unless_it_says_so(place, number, is_known):
+    there = place("Task: Create a.txt\nTimeout: 60\nSuccess Criteria: It is beautiful\n", [WRITES, {"result": {"total_cost_usd": 0.1}}],
+                  [{"text": "begun"}, {"sleep": 30}], [JUDGED])
+    there.kill_when(lambda: there.says("begun", "task-1-attempt-1-judge.jsonl"), "--judge", number=number)
+    done = there.resume()
+    assert done.returncode == 0 and len(there.starts()) == 3, done.stderr
+    assert any("what it cost is not known" in warning for warning in done.json()["warnings"]) != is_known, done.stdout + done.stderr
+
+
+def test_a_task_that_moved_is_remembered_once(place):
+    there = place(SPEC.replace("Task:", "## Task 1: a\n\nTask:"), [{"write": {"path": "other.txt", "content": "x"}}], [{"write": {"path": "new.txt", "content": "n"}}], [WRITES])
+    assert there.run().returncode == 1
+    new = "## Task 1: new\nCreate new.txt\nSuccess Criteria: creates new.txt\n\n"
+    (there.folder / "spec.md").write_text(new + SPEC.replace("Task:", "## Task 2: a\n\nTask:"))
+    assert there.resume("--retries", "1").returncode == 0
+    stats = json.loads(there.begin("--stats", spec=None).communicate()[0])
+    assert (stats["successes"], stats["failures"]) == (2, 0)
+
+
 def test_the_time_of_all_parts_counts(place):
     there = place(SPEC, [{"text": "begun"}, {"sleep": 1.2}, WRITES])
     there.kill_when(lambda: there.says("begun"))
@@ -487,6 +697,78 @@ def test_options_are_those_that_the_run_began_with(place):
     assert [start["argv"][start["argv"].index("--model") + 1] for start in there.starts()] == ["m-1"] * 3 and done.attempts(1)[1]["timeout"] == 33
     more = there.resume("--task", "3", "--model", "m-2")
     assert more.returncode == 0 and there.starts()[3]["argv"][there.starts()[3]["argv"].index("--model") + 1] == "m-2"
+
+
+def test_options_that_were_given_later_are_kept_too(place):
+    there = place(SPEC, [AUTHENTICATION], [AUTHENTICATION], [WRITES])
+    assert there.run("--store", "h.db").returncode == 3
+    assert there.resume("--budget", "0.5").returncode == 3
+    assert there.resume().returncode == 0
+    assert [start["argv"][start["argv"].index("--max-budget-usd") + 1] for start in there.starts()[1:]] == ["0.5", "0.5"]
+    state = json.loads((there.runs()[0] / "state.json").read_text())
+    assert state["options"]["store"] == str(there.folder / "h.db") and state["options"]["budget"] == 0.5
+
+
+def test_a_run_that_was_killed_before_it_began_is_not_taken_for_an_older_one(place):
+    there = place(SPEC, [WRITES], [WRITES])
+    assert there.run().returncode == 0
+    (there.workspace / "a.txt").unlink()
+    killed = there.runs()[0].parent / there.runs()[0].name.replace("2026", "2027", 1)
+    killed.mkdir()
+    (killed / "lock").touch()
+    done = there.resume()
+    assert done.returncode == 2 and "no run of spec.md" in done.stderr and len(there.starts()) == 1
+
+
+def test_a_new_run_in_the_same_output_folder_has_nothing_of_the_old_one(place):
+    there = place(SPEC, [WRITES], [{"text": "No."}])
+    out = there.folder / "out"
+    assert there.run("--output", out).returncode == 0
+    (there.workspace / "a.txt").unlink()
+    assert there.run("--output", out).returncode == 1
+    again = there.resume("--output", out)
+    assert again.returncode == 1 and len(again.json()["tasks"]) == 1 and len(again.attempts()) == 1
+
+
+def test_the_pass_of_another_clone_is_not_this_one_s(place, tmp_path):
+    """Where one stands when it is resumed, a run must have begun, or worked."""
+    there = place(SPEC, [WRITES])
+    assert there.run().returncode == 0
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, str(ROOT / "cc_execute.py"), str(there.folder / "spec.md"), "--resume"]
+    done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=there.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and f"works in {there.workspace}: give --cwd" in done.stderr
+    here = subprocess.run([*command, "--cwd", str(there.workspace)], cwd=tmp_path / "elsewhere", env=there.environment(), capture_output=True, text=True, check=False)
+    assert here.returncode == 0, here.stderr
+
+
+def test_another_spec_does_not_go_on_in_this_one_s_folder(place, tmp_path):
+    there = place(SPEC, [AUTHENTICATION], [WRITES])
+    assert there.run("--output", there.folder / "out").returncode == 3
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "spec.md").write_text("Task: Delete everything here\n")
+    command = [sys.executable, str(ROOT / "cc_execute.py"), "--resume-from", str(there.folder / "out")]
+    for more, status in ((["spec.md"], 2), ([], 0)):
+        done = subprocess.run([*command, *more], cwd=tmp_path / "elsewhere", env=there.environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+    assert [start["prompt"] for start in there.starts()] == ["Create a.txt", "continue"]
+
+
+def test_of_two_tasks_with_one_text_each_has_its_own_state(place):
+    spec = "".join(f"## Task {number}: x\nCreate a.txt\nSuccess Criteria: a.txt exists\n\n" for number in (1, 2))
+    there = place(spec, [WRITES], [{"text": "No."}])
+    assert there.run("--task", "1").returncode == 0
+    (there.workspace / "a.txt").unlink()
+    done = there.resume("--task", "2")
+    assert done.returncode == 1 and len(there.starts()) == 2 and done.json()["tasks"][0]["number"] == 2
+
+
+def test_a_finished_run_of_one_task_does_not_hide_the_one_that_was_interrupted(place):
+    there = place(LIST, [WRITE["a"]], [{"text": "begun"}, {"sleep": 60}], [{"bash": "date +%N >a.txt"}], [WRITE["b"]], [WRITE["c"]])
+    there.kill_when(lambda: there.says("begun", "task-2-attempt-1.jsonl"), number=signal.SIGINT)
+    assert there.run("--task", "1").returncode == 0
+    done = there.resume()
+    assert (done.returncode, done.statuses()) == (0, ["passed"] * 3), done.stderr
 
 
 def test_it_works_where_the_run_worked(place, tmp_path):
@@ -538,11 +820,28 @@ def test_a_folder_names_the_run(place, form):
     assert process.returncode == 0 and json.loads(stdout)["output_dir"] == str(out), stderr
 
 
+def change_json(path: Path, changes: dict) -> None:
+    """Some fields of a state become others; those of an attempt, in the attempt that is there."""
+    plain = json.loads(path.read_text())
+    for name, value in changes.items():
+        is_attempt = name == "attempts" and isinstance(value, list) and value and value[0]
+        plain[name] = [{**plain["attempts"][0], **value[0]}] if is_attempt else value
+    path.write_text(json.dumps(plain))
+
+
 @pytest.mark.parametrize("spoil, says", [
     (lambda folder: shutil.rmtree(folder), "No such file"), (lambda folder: (folder / "state.json").write_text("{"), "holds no run's state"),
     (lambda folder: (folder / "state.json").write_text("[]"), "holds no run's state"), (lambda folder: (folder / "state.json").write_text('{"version": 1}'), "holds no run's state"),
     (lambda folder: (folder / "task-1-state.json").write_text("{"), "task-1-state.json holds no run's state"),
     (lambda folder: (folder / "task-1-state.json").write_text("{}"), "task-1-state.json holds no run's state"),
+    *[(lambda folder, changes=changes: change_json(folder / "state.json", changes), "holds no run's state") for changes in (
+        {"elapsed": "x"}, {"elapsed": None}, {"options": None}, {"options": []}, {"options": {"cwd": 5}}, {"withheld": None}, {"warnings": None}, {"bridge": 5},
+        {"started_at": "x"}, {"started_at": 1e20}, {"run": ""}, {"run": "../x"})],
+    *[(lambda folder, changes=changes: change_json(folder / "task-1-state.json", changes), "holds no run's state") for changes in (
+        {"attempts": None}, {"attempts": [None]}, {"attempts": [{}]}, {"differing": None}, {"differing": {"a": [1]}}, {"stem": "../../etc/x"}, {"place": 5}, {"status": 1})],
+    *[(lambda folder, changes=changes: change_json(folder / "task-1-state.json", {"attempts": [changes]}), "holds no run's state") for changes in (
+        {"prompt": None}, {"command": None}, {"timeout": "x"}, {"duration": None}, {"transcript": None}, {"verdicts": [None]}, {"session_id": 5}, {"cost_usd": "x"})],
+    (lambda folder: (folder / "state.json").write_text("[" * 100_000), "holds no run's state"),
     (lambda folder: (folder / "state.json").write_text('{"version": 99}'), "newer cc_execute"), (lambda folder: (folder / "state.json").write_bytes(b"\xff\xfe"), "holds no run's state")])
 def test_a_state_that_cannot_be_read_is_a_usage_error(place, spoil, says):
     there = place(SPEC, [AUTHENTICATION], [WRITES])

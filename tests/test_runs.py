@@ -82,6 +82,39 @@ def test_what_is_kept_is_for_the_user_alone(run_cc, stand_in, bridge):
     assert {path.name for path in folder.iterdir()} == {"lock", "state.json", "task-1-state.json", "result.json", "task-1-before.json", "task-1-attempt-1.jsonl"}
 
 
+def test_a_link_in_the_output_folder_is_not_followed(run_cc, stand_in, bridge, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "victim").write_text("precious")
+    for name in ("lock", "task-1-attempt-1.jsonl"):
+        (tmp_path / "out" / name).symlink_to(tmp_path / "victim")
+        done = run_cc("-", "--json", "--output", tmp_path / "out", input=SPEC, env=stand_in(WORKS).environment)
+        assert done.returncode in (1, 3) and (tmp_path / "victim").read_text() == "precious" and "Traceback" not in done.stderr
+        (tmp_path / "out" / name).unlink()
+
+
+def test_many_threads_may_be_the_first_to_run_something(stand_in, bridge, tmp_path):
+    run = "import sys, threading; sys.path.insert(0, sys.argv[1]); import cc_execute as cc; ends = []\n" \
+          "threads = [threading.Thread(target=lambda: ends.append(cc.run_spec('Task: Create it\\n')['success'])) for _ in range(6)]\n" \
+          "[thread.start() for thread in threads]; [thread.join() for thread in threads]; print(ends)"
+    done = subprocess.run([sys.executable, "-c", run, str(ROOT)], cwd=tmp_path, env={**os.environ, **stand_in([{"text": "done"}]).environment}, capture_output=True,
+                          text=True, check=False)
+    assert done.stdout.strip() == str([True] * 6), done.stderr
+
+
+@pytest.mark.parametrize("options, says", [
+    (("--dry-run", "--resume"), "--dry-run was given with --resume"), (("--stats", "--replay", "x"), "--stats was given with --replay"),
+    (("--replay", "x", "--resume-from", "y"), "--replay was given with --resume"), (("--stats", "--markdown", "--json"), "--markdown was given with --json"),
+    (("--resume-from", "x", "--output", "y"), "--resume-from was given with --output")])
+def test_what_cannot_be_meant_together_is_refused(run_cc, options, says):
+    done = run_cc("-", *options, input=SPEC)
+    assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
+def test_an_option_that_there_is_not_is_named():
+    with pytest.raises(cc.UsageError, match="timout.*timeout"):
+        cc.run_spec("Task: x\n", timout=3)
+
+
 def test_an_output_folder_that_cannot_be_written_to_is_told_before_anything_runs(run_cc, stand_in, bridge, tmp_path):
     (tmp_path / "out").mkdir()
     agent = stand_in(WORKS)
@@ -222,6 +255,19 @@ def test_a_transcript_from_elsewhere_will_do(run_cc, kept, workspace, tmp_path):
     done = run_cc("--replay", tmp_path / "report.jsonl", "spec.md", "--json")
     rows = done.json()["tasks"][0]["attempts"][0]["criteria"]
     assert done.returncode == 0 and [(row["met"], row["confidence"]) for row in rows] == [(True, "weak"), (True, "proved")]
+
+
+def test_it_is_judged_where_the_run_worked_unless_told_otherwise(run_cc, kept, workspace, tmp_path):
+    done = run_cc("--replay", kept, workspace / "spec.md", cwd=tmp_path)
+    assert done.returncode == 0 and f"  in {workspace}\n" in done.stdout
+    elsewhere = run_cc("--replay", kept, workspace / "spec.md", "--cwd", tmp_path)
+    assert elsewhere.returncode == 1 and f"  in {tmp_path}\n" in elsewhere.stdout
+
+
+def test_a_transcript_of_another_task_is_warned_of(run_cc, kept, workspace):
+    (workspace / "other.md").write_text(SPEC.replace("Create a.txt", "Write another a.txt"))
+    done = run_cc("--replay", kept, "other.md", "--json")
+    assert "another task" in done.json()["warnings"][0] and "Create a.txt" in done.stderr
 
 
 def test_which_task_it_is_of_is_told_or_asked_for(run_cc, stand_in, bridge, workspace, tmp_path):
