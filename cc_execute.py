@@ -168,12 +168,12 @@ SECRET_FORMS = (
     SecretForm(("AKIA", "ASIA", "ABIA", "ACCA"),                                                                         # AWS
                r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
     SecretForm(("ecret", "ECRET", "ession", "ESSION"),
-               rf"(?i:((?:aws_?)?secret_?(?:access_?)?key{IS}|(?:aws_?)?session_?token{IS}))[A-Za-z0-9/+=\\]{{30,4096}}"),
+               rf"(?i:((?:aws_?)?secret_?(?:access_?)?key{IS}|(?:aws_?)?session_?token{IS}))(?:[A-Za-z0-9/+=]|\\/){{30,4096}}"),
     SecretForm(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,400}"),           # GitHub
     SecretForm(("glpat-", "gldt-", "glrt-", "glrtr-", "glptt-", "glcbt-", "gloas-", "glft-", "glimt-", "glsoat-"),         # GitLab
                r"(gl(?:pat|dt|rtr?|ptt|cbt|oas|ft|imt|soat)-)[\w.-]{20,400}"),
     SecretForm(("xox", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,400}"),                                       # Slack
-    SecretForm(("hooks.slack.com",), r"(hooks\.slack\.com\\?/(?:services|workflows|triggers)\\?/)[\w/\\-]{10,400}"),
+    SecretForm(("hooks.slack.com",), r"(hooks\.slack\.com\\?/(?:services|workflows|triggers)\\?/)(?:[\w/-]|\\/){10,400}"),
     SecretForm(("AIza", "ya29.", "GOCSPX-"), r"(AIza(?=[\w-]{35})|ya29\.|GOCSPX-)[\w-]{20,2048}"),                         # Google
     SecretForm(("k_live_", "k_test_", "whsec_"), rf"{START}((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{{10,400}}"),      # Stripe
     SecretForm(("npm_", "hf_", "pypi-"), rf"{START}(npm_|hf_|pypi-)(?:(?<=pypi-)[\w-]{{50,400}}|[A-Za-z0-9]{{30,400}})"),
@@ -204,8 +204,9 @@ def own_secrets(environment: Mapping[str, str]) -> List[str]:
     secret = {value for value in values if len(value) >= SHORTEST_SECRET_CHARS and not (os.path.isabs(value) and os.path.exists(value))}
     forms = set(secret)
     for value in secret:
-        told = [json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
-        forms.update(told, (json.dumps(text)[1:-1] for text in told), [quote(value, safe="", errors="surrogatepass")])
+        once = {json.dumps(value, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)}
+        twice = {json.dumps(text, ensure_ascii=ascii_only)[1:-1] for text in once for ascii_only in (True, False)}
+        forms |= once | twice | {quote(value, safe="", errors="surrogatepass")}
         forms.add(base64.b64encode(value.encode("utf-8", "surrogatepass")).decode())
         forms.update(line.strip() for line in value.split("\n") if "\n" in value and len(line.strip()) >= SECRET_LINE_CHARS)
     return sorted(forms, key=len, reverse=True)

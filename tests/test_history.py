@@ -258,6 +258,35 @@ def test_a_file_that_belongs_to_somebody_else_is_refused_and_not_touched(tmp_pat
     assert Path(path).read_bytes() == before
 
 
+def test_a_foreign_database_of_version_1_is_another_program_s_too(tmp_path):
+    path = str(tmp_path / "app.db")
+    foreign_database(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    before = Path(path).read_bytes()
+    with pytest.raises(StoreError, match="another program"):
+        add(SqliteStore(path), record())
+    assert Path(path).read_bytes() == before and os.listdir(tmp_path) == ["app.db"]
+
+
+def test_what_a_crash_left_in_the_log_is_not_passed_over_in_silence(tmp_path, run_cc):
+    """Where nothing can be written beside it, SQLite could only read the file without its log."""
+    dying = "import sys, os; sys.path.insert(0, sys.argv[1]); import cc_execute as cc, sqlite3\n" \
+            "store = cc.SqliteStore(sys.argv[2]); reader = sqlite3.connect(sys.argv[2]) if os.path.exists(sys.argv[2]) else None\n" \
+            "store.add([cc.Entry(cc.Record('Create it', 1.0, 'passed', 1.0))]); reader = sqlite3.connect(sys.argv[2]); reader.execute('BEGIN'); " \
+            "reader.execute('SELECT * FROM executions').fetchall(); store.add([cc.Entry(cc.Record('Create it', 1.0, 'passed', 2.0))]); os.kill(os.getpid(), 9)"
+    path = tmp_path / "history.sqlite3"
+    subprocess.run([sys.executable, "-c", dying, str(ROOT), str(path)], check=False)
+    assert os.path.getsize(f"{path}-wal") > 0
+    prefix = [*unshare("--mount"), "sh", "-c", f'mount --bind -o ro {tmp_path} {tmp_path} && exec setpriv --reuid 65534 --clear-groups "$@"', "sh"]
+    as_root = prefix[:-1] + ["sh"]
+    as_root[-2] = as_root[-2].replace("setpriv --reuid 65534 --clear-groups ", "")
+    done = run_cc("--stats", "--json", "--store", path, prefix=as_root)
+    assert (done.returncode == 3 and "-wal" in done.stderr) or done.json()["successes"] == 2, done.stdout + done.stderr
+    assert len(SqliteStore(str(path)).records()) == 2
+
+
 # ---- What is corrupt is set aside. ----
 
 def half_of_it(path: str) -> None:
@@ -286,6 +315,35 @@ def test_a_corrupt_file_is_set_aside_not_deleted(tmp_path, spoil, use):
     assert SqliteStore(str(path)).records() == [record(8)]
 
 
+def test_looking_sets_nothing_aside(tmp_path, run_cc):
+    path = tmp_path / "history.sqlite3"
+    CORRUPT["rubbish"](str(path))
+    before = path.read_bytes()
+    stats, plan = run_cc("--stats", "--store", path), run_cc("-", "--dry-run", "--json", "--store", path, input="Task: x\n")
+    assert (stats.returncode, plan.returncode) == (3, 0) and "corrupt" in stats.stderr and any("corrupt" in each for each in plan.json()["warnings"])
+    assert path.read_bytes() == before and not list(tmp_path.glob("history.sqlite3?*"))
+
+
+def test_a_database_of_somebody_else_s_kind_is_left_alone(tmp_path):
+    path = tmp_path / "berkeley.db"
+    path.write_bytes(b"\0\5\x31\x62" * 4000)
+    with pytest.raises(StoreError, match="left alone"):
+        add(SqliteStore(str(path)), record())
+    assert path.exists() and os.listdir(tmp_path) == ["berkeley.db"]
+
+
+def test_a_name_that_is_no_utf_8_is_corruption(tmp_path):
+    """Python raises another error for it than for other damage."""
+    path = tmp_path / "history.sqlite3"
+    add(SqliteStore(str(path)), record())
+    sqlite3.connect(path).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"indexkinds_by_time", b"index\xefinds_by_time"))
+    history = History(SqliteStore(str(path)), lambda text: None)
+    history.remember(Entry(record(2)))
+    assert record(2) in SqliteStore(str(path)).records()
+
+
 def test_two_that_find_it_corrupt_do_not_set_the_new_one_aside(tmp_path):
     path = tmp_path / "history.sqlite3"
     CORRUPT["rubbish"](str(path))
@@ -295,6 +353,53 @@ def test_two_that_find_it_corrupt_do_not_set_the_new_one_aside(tmp_path):
     add(first, record(1))
     second._give_up(sqlite3.DatabaseError("found before the first one acted"), found)
     assert SqliteStore(str(path)).records() == [record(1)]
+
+
+# ---- What another hand stored is passed over. ----
+
+ODD = [{"duration": None}, {"duration": "x"}, {"finished_at": None}, {"finished_at": 1e300}, {"duration": -5.0}, {"cost_usd": "much"}, {"attempts": "many"}, {"prompt": None}, {"timeout": "x"}]
+
+
+@pytest.mark.parametrize("changes", ODD, ids=str)
+def test_an_odd_record_in_sqlite_is_passed_over(sqlite, changes, run_cc):
+    add(sqlite, record(1), record(2))
+    (name, value), = changes.items()
+    connection = sqlite3.connect(sqlite.path)
+    connection.execute(f"UPDATE executions SET {name} = ? WHERE id = 'id 1'", (value,))
+    connection.commit()
+    connection.close()
+    assert [each.id for each in sqlite.records()] == ["id 2"] and cc.estimate_timeout("Create a file", sqlite.alike("Create a file")).samples == 1
+    assert run_cc("--stats", "--json", "--store", sqlite.path).json()["successes"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "null", "{", "[" * 100_000, "[[]]", '[["CREATE file", null, "passed", 5]]', '[[1,2,3,4,5,6,7,8,9,10,11,12,13]]',
+                                  *(json.dumps([list(record(1, **changes)), []]) for changes in ODD)], ids=lambda text: text[:40])
+def test_an_odd_record_in_redis_is_passed_over(redis_server, text):
+    store = RedisStore(redis_server.url)
+    add(store, record(1), record(2))
+    client = redis_server.client()
+    client.hset("cc_execute:executions", "id 1", text)
+    client.hset("cc_execute:versions", mapping={"x": "[]", "5": "[]", '[["a"],["b"]]': "[]"})
+    assert [each.id for each in store.records()] == ["id 2"] and len(store.alike("Create a file")) == 1 and set(store.outlines()) == {("", "")}
+    add(store, record(1))
+    assert len(store.records()) == 2
+
+
+def test_both_stores_take_a_changed_record_for_what_it_is_now(tmp_path, redis_server):
+    for store in (SqliteStore(str(tmp_path / "h.sqlite3")), RedisStore(redis_server.url)):
+        add(store, record(1, status="timeout"), record(2, prompt=normalise(CONFIG)))
+        add(store, record(1, status="error"), record(2, prompt=normalise(REFACTOR)))
+        assert store.alike("Create a file") == [] and store.alike(CONFIG) == [] and [each.id for each in store.alike(REFACTOR)] == ["id 2"]
+
+
+def test_of_equally_similar_wordings_the_newest_count(tmp_path, redis_server):
+    words = [f"Create the {chr(97 + n // 26)}{chr(97 + n % 26)}zard module" for n in range(160)]
+    old = [record(n, prompt=normalise(words[n]), duration=20.0, finished_at=float(n)) for n in range(100)]
+    new = [record(n, prompt=normalise(words[n]), duration=900.0, finished_at=1e6 + n) for n in range(100, 160)]
+    for store in (SqliteStore(str(tmp_path / "h.sqlite3")), RedisStore(redis_server.url)):
+        add(store, *old, *new)
+        assert sum(each.duration == 900.0 for each in store.alike("Create the module")) == len({each.prompt for each in new}) or len(store.alike("Create the module")) == 0
+        assert cc.estimate_timeout("Create the module", store.alike("Create the module")).seconds > 900
 
 
 # ---- Redis' keys. ----
@@ -322,7 +427,14 @@ def test_a_password_opens_it_and_is_not_told(tmp_path):
         assert "opensesame-77" not in cc.make_mask({})(str(trouble.value))
 
 
-@pytest.mark.parametrize("url", ["http://localhost/", "redis://", "redis://localhost:port/0", "redis://localhost:99999", "mysql://h/db"])
+def test_looking_writes_nothing_into_redis(redis_server, run_cc):
+    assert run_cc("--stats", "--json", "--store", redis_server.url).json()["successes"] == 0
+    assert run_cc("-", "--dry-run", "--store", redis_server.url, input="Task: x\n").returncode == 0
+    assert redis_server.client().keys("*") == []
+
+
+@pytest.mark.parametrize("url", ["http://localhost/", "redis://", "redis://localhost:port/0", "redis://localhost:99999", "mysql://h/db", "redis:/127.0.0.1/0",
+                                 "localhost:6379/0", "redis://localhost/x"])
 def test_another_url_is_a_usage_error_that_says_what_is_right(url, run_cc):
     with pytest.raises(UsageError, match="redis://HOST"):
         open_store(url)
@@ -432,6 +544,22 @@ def redis_newer(tmp_path, request) -> dict:
     return {"url": server.url}
 
 
+def lock_held(tmp_path, request) -> dict:
+    import fcntl
+    lock = open(tmp_path / "history.sqlite3.lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    request.addfinalizer(lock.close)
+    return {"url": tmp_path / "history.sqlite3"}
+
+
+def redis_is_something_else(tmp_path, request) -> dict:
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis" / "__init__.py").write_text("")
+    (tmp_path / "redis" / "backoff.py").write_text("")
+    (tmp_path / "redis" / "retry.py").write_text("")
+    return {"url": "redis://127.0.0.1:1/0", "env": {"PYTHONPATH": str(tmp_path)}}
+
+
 def redis_not_installed(tmp_path, request) -> dict:
     (tmp_path / "redis.py").write_text("raise ImportError('not here')\n")
     return {"url": "redis://127.0.0.1:1/0", "env": {"PYTHONPATH": str(tmp_path)}}
@@ -439,7 +567,8 @@ def redis_not_installed(tmp_path, request) -> dict:
 
 TROUBLES = {full_disk: "full|disk I/O error", read_only: "(?i)read-only", locked: "locked", corrupt: "corrupt", newer: "newer", a_folder: "is a folder",
             nowhere: "No such file", redis_down: "refused", redis_full: "memory", redis_read_only: "read only|READONLY", redis_silent: "imeout|imed out",
-            redis_corrupt: "WRONGTYPE|wrong kind", redis_newer: "newer", redis_not_installed: "pip install redis"}
+            redis_corrupt: "WRONGTYPE|wrong kind", redis_newer: "newer", redis_not_installed: "pip install redis", lock_held: "too long",
+            redis_is_something_else: "does not work"}
 
 
 @pytest.mark.parametrize("make, says", TROUBLES.items(), ids=[make.__name__ for make in TROUBLES])

@@ -8,12 +8,13 @@ import base64
 import json
 import os
 import random
-import sys
+import urllib.parse
 from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
+import cc_execute
 from cc_execute import MASK, Place, Transcript, make_mask, masked, transcript_place
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -54,13 +55,24 @@ FORMS = {  # a text that holds a secret, and the part of it that must be gone
     "header in a dictionary": ('{"Authorization": "Bearer opaque7"}', "opaque7"), "without a scheme": (f"AUTHORIZATION={made_up(20)}", made_up(20)),
     "Anthropic's header": ("x-api-key: opaque-and-long", "opaque-and-long"), "bearer alone": (f"bearer {made_up(30)}", made_up(30)),
     "a URL's password": ("postgres://app:hunter2@db:5432/x", "hunter2"), "Redis' password": ("redis://:hunter2@127.0.0.1/0", "hunter2"),
-    "a token in a URL": ("ws://127.0.0.1:9000/?token=opaque7&x=1", "opaque7"),
+    "a token in a URL": ("ws://127.0.0.1:9000/?token=opaque7&x=1", "opaque7"), "a password behind a question mark": ("redis://127.0.0.1:1/0?password=opensesame77", "opensesame77"),
+    "a password with an at sign": ("redis://:open@sesame77@127.0.0.1/0", "sesame77"), "x-api-key as most write it": ("X-API-Key: opaque-and-long", "opaque-and-long"),
+    "as the AWS CLI prints it": (f'"SecretAccessKey": "{made_up(40)}"', made_up(40)), "AWS session": (f'"SessionToken": "{made_up(90)}"', made_up(90)),
+    "behind a colour": (f"\x1b[32msk-ant-api03-{made_up(40)}", made_up(40)), "behind another script": (f"密钥是ghp_{made_up(36)}", made_up(36)),
+    "in a variable's name": (f"TOKEN_sk-ant-api03-{made_up(40)}", made_up(40)), "in a URL's escape": (f"key%3Dsk-{made_up(48)}", made_up(48)),
+    "SSWS": ("Authorization: SSWS 00opaqueOKTA", "00opaqueOKTA"), "Negotiate": ("Authorization: Negotiate YIIopaque", "YIIopaque"), "quoted": ('Authorization: Bearer "opaque77"', "opaque77"),
+    "in a list of two": ('["Authorization", "Bearer opaque77"]', "opaque77"), "in a call": ("headers.set('Authorization', 'token 0abcdef')", "0abcdef"),
+    "GitLab's header": ("PRIVATE-TOKEN: 0paque-and-long", "0paque-and-long"), "GitLab's OAuth": (f"gloas-{made_up(40)}", made_up(40)), "Google's client": (f"GOCSPX-{made_up(28)}", made_up(28)),
+    "Slack's trigger": (f"https://hooks.slack.com/triggers/T0/1/{made_up(32)}", made_up(32)), "Shopify": (f"shpat_{made_up(32)}", made_up(32)), "Vault": (f"hvs.{made_up(60)}", made_up(60)),
+    "a key in a quotation": ("\n".join(f"> {line}" for line in PEM.split("\n")), BODY), "a key as grep shows it": ("\n".join(f"{n}|{line}$" for n, line in enumerate(PEM.split("\n"))), BODY),
 }
 INNOCENT = [
     "task-1-attempt-1-of-a-long-and-winding-name.jsonl", "a risk-based-approach-to-testing-everything", "authorization: required", "Authorization is done by OAuth.",
     "The token is read from GITHUB_TOKEN.", "bearer authentication-mechanism-of-the-server", "http://127.0.0.1:8004/path@2", "sk-learn is scikit-learn", "AKIA is short",
     "import secrets; secrets.token_hex(8)", "eyJ is how base64 of { begins", "ghp_ is a prefix", "mailto:ada@example.org", "https://example.org/a?page=2", "-----BEGIN CERTIFICATE-----",
-    "DATABASE_URL=\"sqlite:///test.db\"", "def api_key(): ...", "xoxo", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "",
+    "DATABASE_URL=\"sqlite:///test.db\"", "def api_key(): ...", "authorization = get_authorization_header(request)", "authorization: AuthorizationService", "Begin with -----BEGIN PRIVATE KEY----- and then comes prose, as ever.",
+    "see http://localhost:3000,admin@example.org", "[docs](http://localhost:8080/) and ada@example.org", "https://h:1?x=a@b", "test_risk_live_abcdefghijkl", "mask_test_datasetloader1",
+    ".sk-toggleable__label-arrow-and-more", "postgres://app:${DB_PASSWORD}@db/x", "redis://:{password}@h/0", "xoxo", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "",
 ]
 
 
@@ -96,7 +108,31 @@ def test_what_stands_around_it_stays():
 
 # ---- The environment's own values. ----
 
-@pytest.mark.parametrize("name", ["DEPLOY_KEY", "MY_TOKEN", "CLIENT_SECRET", "DB_PASSWORD", "my_api_key", "TOKEN", "SIGNING_SECRETS", "CC_BRIDGE_TOKEN"])
+def test_a_value_is_masked_in_the_forms_in_which_tools_show_it():
+    value, lines = 'pa"ss\\wörd & 1', f"{made_up(30)}\n{made_up(40, seed=3)}"
+    mask = make_mask({"THE_SECRET": value, "A_KEY": lines})
+    shown = [json.dumps(json.dumps({"x": value})), json.dumps(json.dumps({"x": value}, ensure_ascii=False), ensure_ascii=False), urllib.parse.quote(value, safe=""),
+             base64.b64encode(value.encode()).decode()]
+    assert [mask(text).replace("\\", "") for text in shown] == ['"{"x": "***"}"'] * 2 + [MASK] * 2
+    for dress in (lambda text: text.replace("\n", "\r\n"), lambda text: "\n".join(f"{n:6}\t{line}" for n, line in enumerate(text.split("\n"), 1)), lambda text: text.replace("\n", "\n    ")):
+        assert made_up(30) not in mask(dress(lines)) and made_up(40, seed=3) not in mask(dress(lines))
+
+
+@pytest.mark.parametrize("value", ["tool_use", "tool_result", "assistant", "session_id", "12345678", "success!", "duration_ms"])
+def test_a_value_that_is_a_word_of_the_format_does_not_spoil_the_transcript(tmp_path, value):
+    events = [{"type": "assistant", "message": {"content": [{"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": f"echo {value}"}}]}},
+              {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": "t1", "content": f"it is {value}"}]}},
+              {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1, "duration_ms": 12345678, "session_id": "s", "result": value}]
+    path = str(tmp_path / "t.jsonl")
+    transcript = Transcript(path, make_mask({"MY_KEY": value}))
+    transcript.write("".join(json.dumps(event) + "\n" for event in events), 1)
+    transcript.close()
+    kept = cc_execute.parse_claude_response(Path(path).read_text().splitlines())
+    assert kept["tools"][0]["output"] == f"it is {MASK}" and kept["tools"][0]["finished"] and kept["result"]["duration_ms"] == 12345678 and kept["session_id"] == "s"
+
+
+@pytest.mark.parametrize("name", ["DEPLOY_KEY", "MY_TOKEN", "CLIENT_SECRET", "DB_PASSWORD", "my_api_key", "TOKEN", "SIGNING_SECRETS", "CC_BRIDGE_TOKEN", "GITHUB_PAT", "MYSQL_PWD",
+                                  "SECRET_KEY_BASE", "API_KEY_2", "DB_PASS"])
 def test_values_of_keys_tokens_and_secrets_are_masked_wherever_they_stand(name):
     mask = make_mask({name: "plain words 1", "HOME": "/home/ada"})
     assert mask("x=plain words 1;") == "x=***;" and mask("/home/ada") == "/home/ada"
@@ -260,8 +296,25 @@ def test_a_resumed_run_gives_claude_the_prompt_with_its_secrets(run_cc, stand_in
     assert secret not in "".join(path.read_text() for path in Path(os.environ["XDG_STATE_HOME"]).rglob("*") if path.is_file())
 
 
-def test_an_error_about_an_option_does_not_tell_its_secret(run_cc):
-    done = run_cc("-", "--store", "mysql://ada:opensesame@h/db", input="Task: x\n")
-    assert done.returncode == 2 and "opensesame" not in done.stderr and "mysql://ada:***@h/db" in done.stderr
+@pytest.mark.parametrize("options, spec, env, secret", [
+    (("--store", "mysql://ada:opensesame@h/db"), "Task: x\n", {}, "opensesame"), ((), f"Task: x\nTimeout: sk-ant-{made_up(30)}\n", {}, made_up(30)),
+    (("--retries", "what only I know"), "Task: x\n", {"MY_TOKEN": "what only I know"}, "what only I know"),
+    (("--stats", "--store", "redis://:opensesame@127.0.0.1:1/0"), "", {}, "opensesame"), (("--stats", f"ghp_{made_up(36)}.md"), "", {}, made_up(36))])
+def test_an_error_does_not_tell_a_secret(run_cc, options, spec, env, secret):
+    for more in ((), ("--json",)):
+        done = run_cc("-", *options, *more, input=spec, env=env) if "--stats" not in options else run_cc(*options, *more, env=env)
+        assert secret not in done.stdout + done.stderr and MASK in done.stderr
+
+
+@pytest.mark.parametrize("command", ["cat key.pem; exit 1", "printenv DEPLOY_KEY; exit 1", "head -c 480 /dev/zero | tr '\\0' x; printenv MY_TOKEN; exit 1"])
+def test_what_is_cut_is_masked_before(run_cc, stand_in, bridge, workspace, command):
+    """Of the end of a secret nobody could tell that it is one."""
+    (workspace / "key.pem").write_text(PEM + "\n")
+    env = {"DEPLOY_KEY": f"line one of it is long\n{made_up(30, seed=9)}", "MY_TOKEN": "xy" + made_up(60, seed=11)}
+    agent = stand_in([{"stderr": env["DEPLOY_KEY"].replace("\n", " ")}, {"text": "Done."}])
+    done = run_cc("-", "--json", input=f"Task: x\nTimeout: 60\nRetry Strategy: again\nSuccess Criteria: `{command}`\n", env={**agent.environment, **env})
+    kept = done.stdout + "".join(path.read_text() for path in Path(os.environ["XDG_STATE_HOME"]).rglob("*") if path.is_file())
+    pieces = [PEM.split("\n")[-3][:16], made_up(30, seed=9)[:16], made_up(60, seed=11)[-24:-8]]
+    assert done.returncode == 1 and not [piece for piece in pieces if piece in kept]
 
 
