@@ -4858,18 +4858,22 @@ def sqlite_uri(path: str, frozen: bool) -> str:
 @contextlib.contextmanager
 def locked_file(path: str) -> Iterator[None]:
     """Within it, this process has the lock of that file for itself. OSError if another one keeps it for BUSY_S."""
-    import fcntl
-    deadline = time.monotonic() + BUSY_S
     with open(path, "a", opener=private_opener) as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise OSError(11, f"another process holds {path} for too long") from None
+        deadline = time.monotonic() + BUSY_S
+        while not has_locked(lock):
+            if time.monotonic() > deadline:
+                raise OSError(f"another process holds {path} for too long")
             time.sleep(0.01)
         yield
+
+
+def has_locked(lock: Any) -> bool:
+    import fcntl
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_version_1(connection: Any) -> List[Tuple[Record, List[Tuple[Any, ...]]]]:
@@ -6981,7 +6985,8 @@ class AttemptRun:
             self.number, self.step.prompt, tuple(self.command), self.step.timeout, ended.exit_code, round(ended.duration, 3),
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
             self.transcript, verdicts, self.stream.text, changed, self.was_started, self.judge_cost, resumed=bool(self.step.resume),
-            retry=self.step.retry, unfinished=self.stream.unfinished, free=self.watch.is_free() and not self.lost_at_start and not self.out_of_reach,
+            retry=self.step.retry, unfinished=self.stream.unfinished,
+            free=self.watch.is_free() and not self.lost_at_start and not self.out_of_reach,
             given_up=self.judge_given_up, orphaned=self.orphaned, paused=round(min(self.stream.paused, ended.duration), 3))
 
     def own_cost(self) -> Optional[float]:
@@ -7973,8 +7978,8 @@ def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str,
 
 def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any], int, str]:
     """The --json document, exit status and directory of a task whose one attempt is this transcript, judged by the spec and the files as
-    they are now: in --cwd, or where the run worked. Nothing is run or kept. What the run had kept beside the transcript is used: the baseline, how the attempt ended, and the
-    attempts that it went on with. Raises UsageError for a transcript that cannot be read."""
+    they are now: in --cwd, or where the run worked. Nothing is run or kept. What the run had kept beside the transcript is used: the
+    baseline, how the attempt ended, and the attempts that it went on with. Raises UsageError for a transcript that cannot be read."""
     check_transcript(transcript)
     run = kept_run(transcript, spec)
     directory, started_at = check_spec(spec, options._replace(cwd=options.cwd or (run.directory if run else "."))), time.time()
@@ -7982,7 +7987,7 @@ def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any
     kept = kept_attempts(transcript, run)
     warnings = list(spec.warnings)
     if kept and not is_prompt_of(kept, task):
-        warnings.append(f"the transcript is of another task than task {task.number}, which its run gave this prompt: {shorten(kept[0].prompt, 200)!r}")
+        warnings.append(f"the transcript is of another task than task {task.number}: its run had asked {shorten(kept[0].prompt, 200)!r}")
     session = [read_transcript(path) for path in session_paths(transcript, kept)]
     for stream in session:
         stream.finish()
