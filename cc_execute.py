@@ -8176,19 +8176,34 @@ def run_over(client: BridgeClient, cmd: Union[str, Sequence[str]], timeout: Opti
 def execute_via_websocket(cmd: Union[str, Sequence[str]], timeout: Union[None, str, float] = None) -> Dict[str, Any]:
     """Run an agent's command: as WebSocketClient.execute_command, with the agent's own ending told as "error" and "retry_hint".
 
-    `timeout` None or "Redis estimate": by the history of similar prompts. `success` means that the agent has done its part.
+    `timeout` None or "Redis estimate": by the history of similar prompts. `success` means that the agent has done its part. Raises
+    UsageError for a time limit that is none.
     """
     argv = shlex.split(cmd) if isinstance(cmd, str) else list(cmd)
-    prompt = argv[argv.index("-p") + 1] if "-p" in argv[:-1] else ""
-    estimated = timeout is None or isinstance(timeout, str)
-    alike = open_history(Options(), lambda trouble: None).alike(prompt) if estimated else ()
-    limit = estimate_timeout(prompt, alike).seconds if estimated else float(timeout)
-    result = run_command(os.environ.get("CC_EXECUTE_BRIDGE"), argv, limit)
+    limit = agent_limit(argv, timeout)
+    nothing = {"success": False, "exit_code": None, "output_data": [], "duration": 0.0}
+    try:
+        result = run_over(connect_bridge(os.environ.get("CC_EXECUTE_BRIDGE"), lambda text: None), argv, limit)
+    except CallError as refusal:
+        error = start_error(refusal, argv[0] if argv else "", os.getcwd())
+        return {**nothing, "error": error.message, "retry_hint": error.retry_hint}
+    except (CcError, OSError) as trouble:
+        return {**nothing, "error": str(trouble), "retry_hint": None}
     status = "timeout" if str(result["error"]).startswith("timeout") else "completed"
     ended = Ended(status, result["exit_code"], None, result["duration"], late=status == "timeout")
-    error = classify_ending(read_stream(result["output_data"]), ended, result["error"] or "", time.time())
-    told = error or AgentError("", "")
-    return {**result, "success": error is None, "error": told.message or None, "retry_hint": told.retry_hint}
+    told = classify_ending(read_stream(result["output_data"]), ended, result["error"] or "", time.time())
+    return {**result, "success": told is None, "error": told.message if told else None, "retry_hint": told.retry_hint if told else None}
+
+
+def agent_limit(argv: Sequence[str], timeout: Union[None, str, float]) -> float:
+    """Seconds for an agent's command: those that are given, or an estimate by its prompt."""
+    if timeout is None or (isinstance(timeout, str) and re.search(r"estimate|redis|auto", timeout, re.I)):
+        prompt = argv[argv.index("-p") + 1] if "-p" in argv[:-1] else ""
+        return estimate_timeout(prompt, open_history(Options(), lambda trouble: None).alike(prompt)).seconds
+    try:
+        return positive(float)(str(timeout))
+    except ValueError:
+        raise UsageError(f"timeout is {timeout!r}; expected seconds above 0, \"Redis estimate\" or None") from None
 
 
 # ---- Command line ----

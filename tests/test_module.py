@@ -127,3 +127,24 @@ def test_a_spec_that_cannot_be_read_is_raised_before_anything_is_run(tmp_path):
             cc_execute.run_spec(text, cwd=str(tmp_path))
     with pytest.raises(cc_execute.SpecError):
         cc_execute.run_spec(str(tmp_path / "missing.md"))
+
+
+# ---- execute_via_websocket: a command over a real bridge. ----
+
+def test_a_command_that_is_not_there_is_told_with_what_to_do(bridge):
+    done = cc_execute.execute_via_websocket(["/no/such/claude", "-p", "x"], timeout=5)
+    assert (done["success"], done["retry_hint"]) == (False, "fix_command") and "/no/such/claude" in done["error"] and "transcript" not in done["error"]
+
+
+def test_an_agent_s_command_is_run_under_an_estimated_limit(bridge, stand_in, workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    command = [sys.executable, str(ROOT / "tests" / "stand_in.py"), "-p", "Create a.txt file with X", "--output-format", "stream-json", "--verbose"]
+    for timeout in (None, "Redis estimate"):
+        done = cc_execute.execute_via_websocket(command, timeout)
+        assert (done["success"], done["error"], done["retry_hint"], done["exit_code"]) == (True, None, None, 0)
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, "abc", float("nan")])
+def test_a_time_limit_that_is_none_is_a_usage_error(timeout):
+    with pytest.raises(cc_execute.UsageError, match="expected seconds above 0"):
+        cc_execute.execute_via_websocket(["true"], timeout)
