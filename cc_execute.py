@@ -37,6 +37,7 @@ import sys
 if __name__ == "__main__" and sys.path and os.path.realpath(sys.path[0] or ".") == os.path.dirname(os.path.realpath(__file__)):
     del sys.path[0]  # a queue.py or json.py of the repo this file was dropped into must not stand in for the library's
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -48,7 +49,7 @@ import textwrap
 import threading
 import time
 from bisect import bisect_right
-from typing import AbstractSet, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import AbstractSet, Any, Callable, Deque, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 # ---- Policy: every limit with its unit and reason ----
 
@@ -141,7 +142,8 @@ class CallError(CcError):
 # ---- Secrets: text -> the same without what looks like a key or a token. All that is kept and shown goes through here. ----
 
 MASK = "***"
-SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASS|PAT|\w_PWD|CREDENTIAL)S?(?:_(?:BASE|ID|\d{1,3}))?$", re.I)
+SECRET_VARIABLE = re.compile(r"(?:(?:^|_|API|AUTH|ACCESS|PRIVATE|SECRET)KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?:^|_)(?:PASS|PAT)|_PWD"
+                             r"|CREDENTIAL)S?(?:_(?:BASE|ID|\d{1,3}))?$", re.I)
 SHORTEST_SECRET_CHARS = 8             # a shorter value of such a variable is a switch or a name, and masking it would garble everything
 SECRET_LINE_CHARS = 16                # of a value of several lines each line as long is one too: it may be shown with numbers or indented
 
@@ -189,7 +191,8 @@ SECRET_FORMS = (
                rf"(?i:((?:api-key|(?:private|auth|access|vault|refresh|job)-token){IS})){CODE}{{8,4096}}|(?i:(x-api-key{IS})){VALUE}{{8,4096}}"),
     SecretForm(("earer ", "EARER "), rf"(?i:({START}bearer\s+))(?=[\w.~+/=-]{{0,400}}\d)[\w.~+/=-]{{16,4096}}"),          # RFC 6750
     SecretForm(("://", ":\\/\\/"),                                                                                       # RFC 3986: userinfo
-               r"""(\w:\\?/\\?/[^\s:/@"'\\?#,)]{0,256}:)(?![$%{<*]|\d{1,5}[,;)\]?#/])[^\s/"'\\?#]{1,1024}(?=@)"""),
+               r"""(\w:\\?/\\?/[^\s:/@"'\\?#,)]{0,256}:)(?!\$\{|\$[A-Z_]{1,60}@|%(?![0-9A-Fa-f]{2})|[{<*]|\d{1,5}[,;)\]?#/])"""
+               r"""[^\s/"'\\?#]{1,1024}(?=@)"""),
     SecretForm(("token=", "key=", "secret=", "password="),
                r"""([?&](?:[\w-]{1,40}_)?(?:token|api_?key|key|secret|password)=)[^\s&#"'\\]{4,1024}"""),
 )
@@ -4701,10 +4704,10 @@ class SqliteStore:
         return [record for record in map(Record._make, rows) if is_sound(record)]
 
     def _select_alike(self, connection: Any, prompt: str) -> List[Record]:
-        rows = connection.execute("SELECT prompt FROM kinds ORDER BY newest DESC, prompt LIMIT ?", (MOST_KINDS,)).fetchall()
+        rows = connection.execute("SELECT prompt FROM kinds ORDER BY newest DESC, prompt DESC LIMIT ?", (MOST_KINDS,)).fetchall()
         newest = f"WHERE prompt = ? AND status IN ({holes(len(OBSERVED))}) ORDER BY finished_at DESC, id DESC LIMIT ?"
         found: List[Record] = []
-        for kind in nearest_kinds(prompt, (row[0] for row in rows)):
+        for kind in nearest_kinds(prompt, (row[0] for row in rows if isinstance(row[0], str))):
             found += self._select(connection, newest, (kind, *OBSERVED, MOST_SAMPLES))
             if len(found) >= MOST_OF_ALL:
                 break
@@ -4825,7 +4828,8 @@ def inode_of(path: str) -> Optional[int]:
 def is_sound(record: Record) -> bool:
     """Whether what was stored is what a record holds: another hand, or a broken disk, may have been at it."""
     texts = (record.prompt, record.status, record.spec, record.version, record.run, record.id)
-    numbers = (record.duration, record.finished_at, record.attempts, record.timeout or 0, record.cost_usd or 0, record.longest or 0)
+    optional = (record.timeout, record.cost_usd, record.longest)
+    numbers = (record.duration, record.finished_at, record.attempts, *(number for number in optional if number is not None))
     return (all(isinstance(text, str) for text in texts) and isinstance(record.error_kind, (str, type(None)))
             and all(isinstance(number, (int, float)) and 0 <= number < MOST_UNIX_S for number in numbers))
 
@@ -4945,13 +4949,16 @@ class RedisStore:
         """Do it with a connected client. Raises StoreError for any trouble; the URL's password is not in it."""
         try:
             import redis
+        except ImportError:
+            raise StoreError(f"{self.url} needs the redis package, which is not installed: pip install redis") from None
+        except Exception as error:    # a broken or foreign package of that name: whatever it raises
+            raise StoreError(f"{self.url} needs the redis package, and what is installed under that name does not work: {error}") from None
+        try:
             import redis.backoff
             import redis.retry
             troubles = (redis.RedisError, OSError, ValueError, TypeError, LookupError, AttributeError)
-        except ImportError:
-            raise StoreError(f"{self.url} needs the redis package, which is not installed: pip install redis") from None
-        except Exception as error:    # an old, broken or foreign package of that name: whatever it raises
-            raise StoreError(f"{self.url} needs the redis package, and what is installed under that name does not work: {error}") from None
+        except (ImportError, AttributeError) as error:
+            raise StoreError(f"{self.url} needs redis 4.1 or newer, and what is installed under that name does not work: {error}") from None
         try:
             if self._client is None:
                 client = self._connect(redis)
@@ -5184,7 +5191,7 @@ def repository_name(folder: str) -> str:
     """A git repository's remote without protocol and user ("github.com/ada/engine"); without one, its folder; of a worktree, those of
     the repository that it belongs to (gitrepository-layout(5))."""
     inside = re.match(r"gitdir: (.*)/\.git/worktrees/", read_file(os.path.join(folder, ".git")) or "")
-    folder = inside[1] if inside else folder
+    folder = os.path.normpath(os.path.join(folder, inside[1])) if inside else folder
     config = read_file(os.path.join(folder, ".git", "config")) or ""
     remote = re.search(r'^\[remote "origin"\](?:\n[ \t#;].*)*?\n\s*url\s*=\s*(?:\w+://)?(?:[^@/\s]*@)?(\S+?)(?:\.git)?/?\s*$', config, re.M)
     return remote[1].replace(":", "/", 1).lstrip("/") if remote else folder
@@ -5254,9 +5261,15 @@ def told_limit(seconds: Optional[float]) -> str:
 def read_outline(text: str) -> Dict[int, List[Any]]:
     """An outline's tasks by number; none for what is no outline."""
     try:
-        return {row[0]: row[1:] for row in json.loads(text) if len(row) == 5}
+        return {row[0]: row[1:] for row in json.loads(text) if is_outline(row)}
     except (ValueError, TypeError, LookupError):
         return {}
+
+
+def is_outline(row: Any) -> bool:
+    """Whether it is a task's row of an outline: see spec_outline."""
+    return (isinstance(row, list) and len(row) == 5 and isinstance(row[0], int) and isinstance(row[1], (int, float, type(None)))
+            and isinstance(row[2], str) and isinstance(row[3], list) and all(is_texts(pair, 2) for pair in row[3]) and isinstance(row[4], str))
 
 
 # ---- Bridge: found or started by "Who starts it"; then a synchronous client of its protocol over either WebSocket client ----
@@ -5598,17 +5611,6 @@ def connect_named(address: Address) -> "BridgeClient":
         raise NotReady(f"{address} cannot be reached: {error}.") from None
 
 
-def connect_again(url: str) -> Optional["BridgeClient"]:
-    """The bridge where something was left running; None if nothing listens there any more, so that it is gone. None is started, and
-    NotReady says why what listens there cannot be asked."""
-    try:
-        return use_named(parse_address(url))
-    except ConnectionRefusedError:
-        return None
-    except OSError as error:
-        raise NotReady(f"the bridge at {url}, where an agent was left running, cannot be reached: {error}.") from None
-
-
 def use_named(address: Address) -> "BridgeClient":
     tokens = [address.token] if address.token else own_tokens(address) + list(filter(None, [os.environ.get("CC_BRIDGE_TOKEN")]))
     token = prove_bridge(address, tokens)
@@ -5907,7 +5909,12 @@ class BridgeClient:
 
 # ---- Runs: what a run keeps in its folder, so that it can be gone on with after any end; which folders are kept. ----
 
-STATE_FILE = "state.json"
+STATE_FILE = "run-state.json"
+LOCK_FILE = "run-lock"
+# The names of our files: --output may hold anybody's.
+TASK_FILES = re.compile(r"task-\d+(?:-again-\d+)?-(?:state\.json|before\.json|attempt-\d+(?:-judge)?\.jsonl(?:\.place)?)")
+PART_FILES = re.compile(rf"(?:result\.json|{re.escape(STATE_FILE)}|{TASK_FILES.pattern})\.\d+\.part")
+LEFT_S = 75                           # a bridge ends what was left alone after 60 s; by then it has
 STATE_VERSION = 1
 
 
@@ -5931,10 +5938,10 @@ class Transcript:
 
     def __init__(self, path: str, mask: Callable[[str], str], place: Optional[Place] = None):
         """`place`: go on there, with what is in the file; without it begin anew."""
-        self.trouble = ""
+        self.path, self.trouble = path, ""
         self._mask = mask
         self._place = place or Place()
-        self._messages: List[Tuple[int, int]] = []    # seq and characters of those that are not wholly in the file
+        self._messages: Deque[Tuple[int, int]] = collections.deque()    # seq and characters of those that are not wholly in the file
         self._pending: List[str] = []                 # what is not in the file yet, and its length
         self._pending_chars = 0
         self._most_chars = self.PENDING_CHARS
@@ -5951,7 +5958,8 @@ class Transcript:
 
     def write(self, data: str, seq: int) -> str:
         """Take a message in: the part of it that is new."""
-        self._messages.append((seq, len(data)))
+        if not self.trouble:
+            self._messages.append((seq, len(data)))
         skipped = min(self._skipped, len(data))
         self._skipped, new = self._skipped - skipped, data[skipped:]
         self._pending.append(new)
@@ -5964,9 +5972,10 @@ class Transcript:
 
     def pass_over(self, seq: int) -> None:
         """A message that is none of the stream's: it is done with when all before it is in the file."""
-        self._messages.append((seq, 0))
-        if not self._pending_chars and not self.trouble:
-            self._advance(0, 0)
+        if not self.trouble:
+            self._messages.append((seq, 0))
+            if not self._pending_chars:
+                self._advance(0, 0)
 
     def _line_cut(self, text: str) -> int:
         """Behind the last whole line; before a private key that has begun and not ended, whose lines alone nobody would know."""
@@ -6000,7 +6009,7 @@ class Transcript:
     def _advance(self, chars: int, count: int) -> None:
         seq, inside = self._place.seq, self._place.chars + chars
         while self._messages and inside >= self._messages[0][1]:
-            seq, length = self._messages.pop(0)
+            seq, length = self._messages.popleft()
             inside -= length
         self._place = Place(seq, inside, self._place.bytes + count)
         self._note_place()
@@ -6057,6 +6066,7 @@ class Launch(NamedTuple):
     resume: Optional[str] = None
     retry: bool = True
     started: bool = False             # the bridge was asked to start it, and may have done so
+    mark: str = ""                    # of its process, if that runs on this machine: see process_mark
     judge_cost_usd: Optional[float] = 0.0   # None while the judge is asked
 
 
@@ -6112,6 +6122,12 @@ def freeze(value: Any) -> Any:
 PLAIN = {str: str, bool: bool, int: int, float: (int, float)}
 
 
+@functools.lru_cache(maxsize=None)
+def hints_of(kind: Any) -> Mapping[str, Any]:
+    import typing
+    return typing.get_type_hints(kind, globals())
+
+
 def thaw(kind: Any, plain: Any) -> Any:
     """What `freeze` made plain, as the type that it was. Raises TypeError or ValueError for what is none of it."""
     import typing
@@ -6126,7 +6142,7 @@ def thaw(kind: Any, plain: Any) -> Any:
     if origin is tuple:
         return tuple(thaw(inner[0], item) for item in plain)
     if hasattr(kind, "_fields"):
-        hints = typing.get_type_hints(kind, globals())
+        hints = hints_of(kind)
         return kind(**{name: thaw(hints[name], item) for name, item in plain.items() if name in hints})
     return {name: thaw(inner[1], item) for name, item in plain.items()} if isinstance(plain, dict) else plain
 
@@ -6154,20 +6170,30 @@ def is_same_task(kept: TaskState, fingerprint: str) -> bool:
 
 
 class Veil:
-    """Takes secrets out of what a run keeps. In the place of those that the spec or the environment holds stands a short hash, by which
-    they are put back; of others nothing is left."""
+    """Takes secrets out of what a run keeps. In the place of those that stand in the spec is a short hash, by which they are put back; of
+    others nothing is left."""
 
     def __init__(self, spec: Spec, environment: Mapping[str, str]):
         self._known: Dict[str, str] = {}
-        collect = make_mask(environment, lambda secret: self._known.setdefault(short_hash(secret), secret) and MASK)
-        for task in spec.tasks:
-            masked(freeze(task), collect)
         self.mask = make_mask(environment)
         self.hide = make_mask(environment, self._stand_in)
+        learn = make_mask(environment, self._learn)
+        for task in spec.tasks:
+            masked(freeze(task), learn)
+            masked(freeze(task), self._learn_words)   # what was a secret of the environment's when the run began may be none now
+
+    def _learn(self, secret: str) -> str:
+        self._known[short_hash(secret)] = secret
+        return MASK
+
+    def _learn_words(self, text: str) -> str:
+        for word in {*text.split(), *re.split(r"[\s\"'`,;:@/=&?()]+", text)}:
+            self._known.setdefault(short_hash(word), word)
+        return text
 
     def _stand_in(self, secret: str) -> str:
         short = short_hash(secret)
-        return f"\0{short}\0" if self._known.get(short) == secret else MASK
+        return secret if "\0" in secret else f"\0{short}\0" if self._known.get(short) == secret else MASK   # "\0": it is one already
 
     def show(self, text: str) -> str:
         return re.sub("\0([0-9a-f]{6})\0", lambda found: self._known.get(found[1], MASK), text) if "\0" in text else text
@@ -6194,9 +6220,8 @@ class RunFolder:
 
     def _sweep(self, whole: bool) -> None:
         """Remove what a kill left half-written, and of a run that was here before, what would be taken for a part of this one."""
-        endings = (".part", "-state.json", "-before.json", ".place") if whole else (".part",)
         for name in os.listdir(self.path):
-            if name.endswith(endings):
+            if PART_FILES.fullmatch(name) or (whole and TASK_FILES.fullmatch(name) and not name.endswith(".jsonl")):
                 with contextlib.suppress(OSError):
                     os.remove(os.path.join(self.path, name))
 
@@ -6294,7 +6319,16 @@ class RunFolder:
         self.save()
 
     def in_flight(self) -> bool:
-        return any(kept.launch for kept in self.state.tasks)
+        return any(kept.launch and kept.launch.started for kept in self.state.tasks)
+
+    def may_run(self) -> bool:
+        """Whether something that was left alone may run still, though its bridge cannot be asked: if it was seen on this machine, by
+        whether it is there; else by how long it is ago."""
+        return any(kept.launch and kept.launch.started and is_left(kept.launch, self._last_sign(kept)) for kept in self.state.tasks)
+
+    def _last_sign(self, kept: TaskState) -> float:
+        names = (f"{kept.stem}-attempt-{kept.launch.number if kept.launch else 0}.jsonl", f"{kept.stem}-state.json")
+        return max(modified_at(os.path.join(self.path, name)) for name in names)
 
     def note_bridge(self, address: str) -> None:
         if self.state.bridge != address:
@@ -6304,11 +6338,15 @@ class RunFolder:
     def elapsed(self) -> float:
         return time.monotonic() - self._clock
 
-    def save(self) -> None:
+    def keep_warnings(self, warnings: Sequence[str]) -> None:
+        self.state = self.state._replace(warnings=tuple(warnings))
+        self.save(durable=False)
+
+    def save(self, durable: bool = True) -> None:
         """The run itself, without its tasks."""
         self.state = self.state._replace(elapsed=round(self.elapsed(), 3))
         plain = freeze(self.state._replace(tasks=()))
-        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self.veil.hide)})
+        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self.veil.hide)}, durable)
 
     def _write(self, name: str, plain: Any, durable: bool = True) -> None:
         try:
@@ -6321,7 +6359,7 @@ def lock_run(folder: str) -> Any:
     """The open file whose lock says that somebody works in this folder. Raises UsageError if another process does."""
     import fcntl
     try:
-        lock = open(os.path.join(folder, "lock"), "a+", opener=own_opener)
+        lock = open(os.path.join(folder, LOCK_FILE), "a+", opener=own_opener)
     except OSError as error:
         raise NotReady(f"the output folder {folder!r} cannot be written to: {error.strerror}; name another with --output DIR.") from None
     try:
@@ -6338,6 +6376,28 @@ def lock_run(folder: str) -> Any:
         lock.write(f"process {os.getpid()}")
         lock.flush()
     return lock
+
+
+def is_left(launch: Launch, last_sign: float) -> bool:
+    return process_mark(launch.mark.split(" ")[0]) == launch.mark if launch.mark else time.time() - last_sign < LEFT_S
+
+
+def process_mark(pid: Union[int, str]) -> str:
+    """A process of this machine, by its id and when it began (proc(5)); "" where that cannot be told."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else f"{pid} {fields[19]}"   # a zombie has ended
+    except (OSError, IndexError):
+        return ""
+
+
+def works_in(pid: int, directory: str) -> bool:
+    """Whether a process of that id is on this machine, and in that folder."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd") == os.path.realpath(directory)
+    except OSError:
+        return False
 
 
 def modified_at(path: str) -> float:
@@ -6365,12 +6425,11 @@ def read_state(folder: str, show: Callable[[str], str] = lambda text: text) -> R
             raise UsageError(f"{path} was written by a newer cc_execute (version {plain['version']}); expected version {STATE_VERSION}")
         state, tasks = read_run(masked(plain, show)), []
         for name in os.listdir(folder):
-            if name.endswith("-state.json"):
+            if TASK_FILES.fullmatch(name) and name.endswith("-state.json"):
                 path = os.path.join(folder, name)
                 tasks.append(read_task_state(masked(read_json(path), show), folder))
         tasks.sort(key=lambda kept: kept.place)
-        if [kept.place for kept in tasks] != list(range(len(tasks))):
-            raise ValueError("a task is missing")
+        tasks = [kept._replace(place=place) for place, kept in enumerate(tasks)]   # of one that could not be written there is no file
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; expected the folder of a run") from None
     except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError) as error:
@@ -6392,6 +6451,8 @@ def read_task_state(plain: Any, folder: str) -> TaskState:
     kept = thaw(TaskState, plain)
     if not re.fullmatch(r"task-\d+(-again-\d+)?", kept.stem):
         raise ValueError(f"its stem is {kept.stem!r}")
+    if kept.status and not kept.attempts:
+        raise ValueError("it has ended without an attempt")
     for state in kept.differing.values():
         thaw_file(state)
     attempts = [attempt._replace(transcript=os.path.join(folder, os.path.basename(attempt.transcript))) for attempt in kept.attempts]
@@ -6407,7 +6468,7 @@ def read_json(path: str) -> Any:
 
 def unsaved_time(folder: str) -> float:
     """Seconds that went on, by the transcripts, after the state of a run had been written for the last time."""
-    names = os.listdir(folder)
+    names = [name for name in os.listdir(folder) if name == STATE_FILE or TASK_FILES.fullmatch(name)]
     told, saved = ([modified_at(os.path.join(folder, name)) for name in names if name.endswith(ending)] for ending in (".jsonl", "state.json"))
     return max(0.0, max(told, default=0.0) - max(saved, default=0.0))
 
@@ -6434,7 +6495,8 @@ def run_suffix(spec: str) -> str:
 def runs_of(spec: str) -> List[str]:
     """The folders of a spec's runs, newest first; those that were begun at the same time in any order."""
     try:
-        names = [name for name in os.listdir(runs_folder()) if name.endswith(run_suffix(spec))]
+        suffix = run_suffix(spec)
+        names = [name for name in os.listdir(runs_folder()) if name.endswith(suffix)]
     except OSError:
         return []
     return [os.path.join(runs_folder(), name) for name in sorted(names, reverse=True)]
@@ -6491,6 +6553,7 @@ class Ledger:
     def __init__(self) -> None:
         self.attempts: List[Attempt] = []
         self.waited = 0.0
+        self.status = 0               # why nothing could be begun, as an exit status
 
 
 class Context(NamedTuple):
@@ -6514,9 +6577,10 @@ class Context(NamedTuple):
         return self.options.max_wait - self.ledger.waited
 
     def warn(self, text: str) -> None:
-        self.warnings.append(text)
         self.observer.say(text)
-        self.folder.state = self.folder.state._replace(warnings=tuple(self.warnings))   # on the disk with the next step
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.folder.keep_warnings(self.warnings)
 
 
 def with_options(task: Task, options: Options) -> Task:
@@ -6754,6 +6818,11 @@ class Watch:
         return not self.stream.session_id or (self.is_pausing and not self.stream.has_answered)
 
 
+def attempt_command(task: Task, step: Next, options: Options) -> List[str]:
+    command = build_command(task, step.prompt, split_agent(str(options.claude)), options.permissions)
+    return command + (["--resume", step.resume] if step.resume else [])
+
+
 class AttemptRun:
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
@@ -6761,7 +6830,7 @@ class AttemptRun:
         self.task, self.criteria, self.context = work.task._replace(budget=work.money), work.criteria, work.context
         self.directory, self.before = work.directory, work.before
         self.step, self.number = step, number
-        launch = work.context.folder.task(work.at).launch if step.label else None
+        launch = work.context.folder.task(work.at).launch if step.label else None   # of a process that may run
         self.label = step.label or unique_label(f"task {work.task.number} of run {work.context.folder.state.run}")
         self.at = work.at
         self.resumed = work.run if step.resume else None   # the attempt in whose session this one goes on
@@ -6773,8 +6842,7 @@ class AttemptRun:
         stem = work.context.folder.task(work.at).stem
         self.transcript = os.path.join(work.context.folder.path, f"{stem}-attempt-{number}.jsonl")
         self.environment = agent_environment(own_environment(), step.timeout)
-        self.command = build_command(self.task, step.prompt, split_agent(str(work.context.options.claude)), work.context.options.permissions)
-        self.command = list(launch.command) if launch else self.command + (["--resume", step.resume] if step.resume else [])
+        self.command = list(launch.command) if launch else attempt_command(self.task, step, work.context.options)
         self.process: Optional[Started] = None
         self.was_started = bool(launch and launch.started)
         self.orphaned = False         # it was left alone and is gone
@@ -6806,15 +6874,18 @@ class AttemptRun:
         """Start the agent, or take it over, and follow it to its end: how that was, and why it has not done its part."""
         try:
             found = self.find() if self.step.label else None
-            if not found and self.was_started:
+            if self.step.label and not found:
                 return self.read_orphan()
             place, heard_at = transcript_place(self.transcript) if found else None, modified_at(self.transcript)
             with contextlib.closing(Transcript(self.transcript, self.context.mask, place)) as transcript:
                 ended = self.take_over(found, place, transcript, heard_at) if found and place else self.follow(self.start(), transcript)
+            self.tell_of_transcript(transcript)
             if found and ended.status == "cancelled" and not ended.cause and not is_clean(self.stream.result):
                 return self.orphan(ended)   # by the bridge, whose patience with a client that is gone was at its end
             return ended, classify_ending(self.stream, ended, self.context.mask(self.stderr), time.time())
         except CallError as refusal:
+            if self.step.label:       # it was there a moment ago
+                return self.read_orphan()
             return Ended("failed"), start_error(refusal, self.command[0], self.directory)
         except (BridgeLost, NotReady) as trouble:
             return self.lose_bridge(trouble)
@@ -6828,12 +6899,8 @@ class AttemptRun:
     def find(self) -> Optional[Mapping[str, Any]]:
         """The process that was begun and left alone, as the bridge lists it. What else the run had left there, such as a criterion's
         command, is ended."""
-        client = self.context.client()
-        listed = [process for process in client.processes() if self.context.folder.state.run in str(process.get("label"))]
-        for process in listed:
-            if process["label"] != self.label and process.get("state") != "ended":   # what outlived an ended one was told of, and left
-                client.cancel(Started(process["process_id"], process["pid"]))
-        return next((process for process in listed if process["label"] == self.label), None)
+        clear_bridge(self.context, keep=self.label)
+        return next((process for process in self.context.client().processes() if process.get("label") == self.label), None)
 
     def take_over(self, found: Mapping[str, Any], place: Place, transcript: Transcript, heard_at: float) -> Ended:
         """Go on with a process where the transcript, which was last written at `heard_at` (Unix time), ends."""
@@ -6877,8 +6944,8 @@ class AttemptRun:
         self.lost_at_start = isinstance(trouble, StartLost)
         kind = "cancelled" if self.context.interrupt.signal else "bridge"
         told = str(trouble).rstrip(".")
-        self.out_of_reach = bool(self.step.label) and not self.process
-        if not self.was_started and not self.lost_at_start:
+        self.out_of_reach = self.was_started or self.lost_at_start   # the bridge may be there still, behind a way that broke
+        if not self.out_of_reach:
             return Ended("failed"), make_error(kind, told)
         ended = Ended("failed", duration=self.watch.elapsed())
         self.sweep()
@@ -6896,6 +6963,8 @@ class AttemptRun:
         self.process = client.start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT", label=self.label,
                                     **self.surroundings())
         self.was_started = True
+        if works_in(self.process.pid, self.directory):   # else it runs on another machine
+            self.context.folder.put_launch(self.at, mark=process_mark(self.process.pid))
         return self.process
 
     def surroundings(self) -> Dict[str, Any]:
@@ -6904,9 +6973,11 @@ class AttemptRun:
 
     def follow(self, process: Started, transcript: Transcript, after: int = 0) -> Ended:
         ended = self.context.client().follow(process, lambda source, data, seq: self.take(source, data, seq, transcript), self.cancels, after)
-        if transcript.trouble:
-            self.context.warn(f"the transcript {self.transcript} is not whole: {transcript.trouble}")
         return self.watch.ending(ended)
+
+    def tell_of_transcript(self, transcript: Transcript) -> None:
+        if transcript.trouble:
+            self.context.warn(f"the transcript {transcript.path} is not whole: {transcript.trouble}")
 
     def take(self, source: str, data: str, seq: int, transcript: Transcript) -> None:
         if source == "stderr":
@@ -7046,8 +7117,10 @@ class AttemptRun:
             path = self.transcript.replace(".jsonl", "-judge.jsonl")
             with contextlib.closing(Transcript(path, self.context.mask)) as transcript:
                 error = self.run_judge(prompt, watch, transcript, money)
+            self.tell_of_transcript(transcript)
             os.remove(place_path(path))
         except (CallError, BridgeLost, NotReady, OSError) as trouble:
+            self.judge_cost = None if isinstance(trouble, BridgeLost) else self.judge_cost   # it may have been at work
             return JudgeAnswer({}, str(trouble))
         if not (stream.cost_usd is None and watch.is_free()):
             self.judge_cost = None if None in (stream.cost_usd, self.judge_cost) else stream.cost_usd + self.judge_cost
@@ -7174,7 +7247,7 @@ def remember(result: TaskResult, context: Context) -> None:
         total_cost(result.attempts), len(result.attempts),
         longest_attempt(result), run, f"{run}/{stem}")
     attempts = tuple(AttemptRecord(attempt.number, attempt.duration, attempt.timeout, attempt.error.kind if attempt.error else None,
-                                   attempt.cost_usd, passed(task, attempt, context.options.strict)) for attempt in result.attempts)
+                                   attempt.paid_usd, passed(task, attempt, context.options.strict)) for attempt in result.attempts)
     context.history.remember(Entry(record, attempts, context.outline()))
 
 
@@ -7223,7 +7296,7 @@ class TaskRun:
     def first_step(self, kept: TaskState) -> Union[Next, Stop]:
         """What comes first: the task itself, an attempt that was left alone, or what follows the last one. Stop: it had come to its end."""
         options, strict = self.context.options, self.context.options.strict
-        if kept.launch:
+        if kept.launch and kept.launch.started:   # else it is begun as if it had not been
             return Next(kept.launch.prompt, kept.launch.timeout, kept.launch.resume, retry=kept.launch.retry, label=kept.launch.label)
         if not self.attempts:
             limit = choose_limit(self.task, options, self.context.history)
@@ -7233,7 +7306,7 @@ class TaskRun:
             self.attempts[-1] = self.attempts[-1]._replace(verdicts=tuple(map(refuse_weak, self.attempts[-1].verdicts)))
         if passed(self.task, self.attempts[-1], strict):
             return Stop("")
-        if self.attempts[-1].ended_by("cancelled") and had_done_its_part(self.attempts[-1]):
+        if self.attempts[-1].ended_by("cancelled", *LIMITS, *STOPPING) and had_done_its_part(self.attempts[-1]):
             return self.judge_again(self.attempts.pop(), kept)
         now = time.time()
         told = [*self.attempts[:-1], as_of_now(self.attempts[-1], kept.ended_at, now)]
@@ -7242,10 +7315,10 @@ class TaskRun:
         return step
 
     def judge_again(self, last: Attempt, kept: TaskState) -> Next:
-        """An attempt that was cancelled when the agent had done its part: it is as if it had been left alone after that."""
+        """An attempt that was cut off when the agent had done its part, while it was judged: it is as if it had been left alone then."""
         self.context.ledger.attempts = [attempt for attempt in self.context.ledger.attempts if attempt.transcript != last.transcript]
         launch = Launch(last.number, "ended", kept.ended_at - last.duration, last.prompt, last.command, last.timeout,
-                        last.session_id if last.resumed else None, last.retry, started=True, judge_cost_usd=last.judge_cost_usd)
+                        last.session_id if last.resumed else None, last.retry, started=True, mark="ended", judge_cost_usd=last.judge_cost_usd)
         self.context.folder.put(self.at, attempts=tuple(self.attempts), launch=launch)
         return Next(launch.prompt, launch.timeout, launch.resume, retry=launch.retry, label=launch.label)
 
@@ -7273,7 +7346,8 @@ class TaskRun:
     def look_around(self) -> None:
         """The baseline: as it was before the first attempt, which may have been in an earlier part of the run."""
         folder = self.context.folder
-        kept = folder.baseline(self.at) if self.attempts or folder.task(self.at).launch else None
+        launch = folder.task(self.at).launch
+        kept = folder.baseline(self.at) if self.attempts or (launch and launch.started) else None
         self.before = kept or take_snapshot(self.directory, leave_out=[folder.path])
         if not kept:
             folder.keep_baseline(self.at, self.before)
@@ -7326,7 +7400,8 @@ def run_task(task: Task, context: Context) -> TaskResult:
             context.warn(f"task {task.number} was not tried again: {step.reason}")
         return result
     result = work.carry_on(step)
-    if result.status not in ("cancelled", "skipped"):
+    is_open = context.folder.task(at).launch is not None   # what became of its agent is not known yet
+    if result.status not in ("cancelled", "skipped") and not is_open:
         remember(result, context)
         context.folder.put(at, status=result.status, changes=result.changes, note=result.note, out_of_money=result.out_of_money)
     return result
@@ -7334,8 +7409,9 @@ def run_task(task: Task, context: Context) -> TaskResult:
 
 def as_it_was(task: Task, kept: TaskState, context: Context) -> TaskResult:
     """The result of a task that had ended before; --strict may have changed what it comes to."""
-    status = task_status(task, kept.attempts[-1], context.options.strict)
-    return TaskResult(task, status, kept.attempts, kept.changes, kept.note, kept.out_of_money)
+    strict, last = context.options.strict, kept.attempts[-1]
+    last = last._replace(verdicts=tuple(map(refuse_weak, last.verdicts))) if strict else last
+    return TaskResult(task, task_status(task, last, strict), (*kept.attempts[:-1], last), kept.changes, kept.note, kept.out_of_money)
 
 
 def run_tasks(context: Context) -> List[TaskResult]:
@@ -7343,16 +7419,16 @@ def run_tasks(context: Context) -> List[TaskResult]:
     left alone comes first: an attempt of a task that is not to be done any more is ended, another one carried on."""
     chosen = chosen_tasks(context.spec, context.options)
     context.folder.choose(chosen)
-    end_abandoned(context)
     done: Dict[int, TaskResult] = {}
+    stopped = not end_abandoned(context)
     for task in chosen:
-        if context.folder.task(context.folder.bind(task)).launch:
+        if context.folder.task(context.folder.bind(task)).launch and not stopped:
             done[task.number] = tell_of_task(run_task(task, context), context)
-    stopped = False
+            stopped = exit_status(done[task.number]) in (3, 4)
     for task in chosen:
         kept = context.folder.task(context.folder.bind(task))
         if task.number not in done and (stopped or context.interrupt.signal):
-            done[task.number] = as_it_was(task, kept, context) if kept.status else TaskResult(task, "skipped")
+            done[task.number] = as_it_was(task, kept, context) if kept.status else TaskResult(task, "skipped", kept.attempts)
         elif task.number not in done:
             done[task.number] = tell_of_task(run_task(task, context), context)
         result = done[task.number]
@@ -7365,35 +7441,51 @@ def tell_of_task(result: TaskResult, context: Context) -> TaskResult:
     return result
 
 
-def end_abandoned(context: Context) -> None:
-    """End what a run had left at the bridge for tasks that have another text now, or are not chosen; its cost counts as not known."""
-    for at in context.folder.abandoned():
+def end_abandoned(context: Context) -> bool:
+    """End what a run had left at the bridge for tasks that have another text now, or are not chosen. False if that cannot be done now."""
+    places = context.folder.abandoned()
+    try:
+        if any(context.folder.task(at).launch.started for at in places):
+            context.observer.say("what was left running for a task that is not to be done any more is ended")
+            clear_bridge(context)
+    except (NotReady, BridgeLost) as trouble:
+        context.warn(f"what was left running for a task that is not to be done any more cannot be ended: {trouble}")
+        context.ledger.status = NotReady.exit_status
+        return False
+    for at in places:
         kept, launch = context.folder.task(at), context.folder.task(at).launch
-        context.observer.say(f"task {kept.number} of before, attempt {launch.number}, is not to be done any more: it is ended")
-        if launch.started:
-            cancel_left(launch.label, context)
-        error = make_error("cancelled", "Its task has been changed or left out since, and it was ended")
-        attempt = Attempt(launch.number, launch.prompt, launch.command, launch.timeout, None, 0.0, None, None, None, None, error,
-                          os.path.join(context.folder.path, f"{kept.stem}-attempt-{launch.number}.jsonl"), (), started=launch.started,
-                          free=not launch.started)
-        context.folder.put(at, attempts=(*kept.attempts, attempt), launch=None)
-        context.ledger.attempts.append(attempt)
-        if launch.started:
+        attempt = abandoned_attempt(os.path.join(context.folder.path, f"{kept.stem}-attempt-{launch.number}.jsonl"), launch)
+        context.folder.put(at, attempts=(*kept.attempts, attempt) if launch.started else kept.attempts, launch=None, ended_at=time.time())
+        context.ledger.attempts += [attempt] if launch.started else []
+        if launch.started and attempt.cost_usd is None:
             context.warn(f"task {kept.number} of before, attempt {launch.number}: what it cost is not known, since it was ended")
+    return True
 
 
-def cancel_left(label: str, context: Context) -> None:
-    """End the process of that label, if the bridge still has it, and wait for its end."""
-    client, asked, deadline = context.client(), False, time.monotonic() + CANCEL_S
-    while time.monotonic() < deadline:
-        left = [process for process in client.processes() if process.get("label") == label and process.get("state") != "ended"]
-        if not left:
+def abandoned_attempt(transcript: str, launch: Launch) -> Attempt:
+    """What is known of an attempt that was ended since its task is not to be done any more."""
+    stream = read_transcript(transcript)
+    error = make_error("cancelled", "Its task has been changed or left out since, and it was ended")
+    return Attempt(launch.number, launch.prompt, launch.command, launch.timeout, None, 0.0, stream.session_id, stream.cost_usd, None, None, error,
+                   transcript, (), stream.text)
+
+
+def clear_bridge(context: Context, keep: str = "") -> None:
+    """End what this run has running at the bridge, but for the process of the label `keep`, and wait for its end. What outlived a
+    process that has ended was told of, and is left."""
+    client, asked, deadline = context.client(), set(), time.monotonic() + CANCEL_S
+    while True:
+        running = [process for process in client.processes() if context.folder.state.run in str(process.get("label"))
+                   and process["label"] != keep and process.get("state") != "ended"]
+        for process in running:
+            if process["process_id"] not in asked:
+                asked.add(process["process_id"])
+                client.cancel(Started(process["process_id"], process["pid"]))
+        if not running:
             return
-        if not asked:
-            client.cancel(Started(left[0]["process_id"], left[0]["pid"]))
-        asked = True
+        if time.monotonic() > deadline:
+            raise BridgeLost(f"what an earlier part of the run left running ({running[0]['label']}) has not ended within {CANCEL_S} s")
         time.sleep(POLL_S)
-    context.warn(f"what an earlier part of the run left running ({label}) has not ended within {CANCEL_S} s")
 
 
 # ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
@@ -7778,6 +7870,11 @@ def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
     unknown = [name for name in given if name not in Options._fields]
     if unknown:
         raise UsageError(f"there is no option {unknown[0]!r}; expected some of {', '.join(Options._fields)}")
+    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    try:
+        thaw(Options, {name: list(value) if name == "tasks" else value for name, value in given.items()})
+    except TypeError as error:
+        raise UsageError(f"an option is of the wrong type: {error}") from None
     if given.get("resume_from") and given.get("output"):
         raise UsageError("--resume-from was given with --output; expected the first alone: a run goes on in its own folder")
     jobs: List[Job] = []
@@ -7794,7 +7891,7 @@ def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> J
         raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one, or no --resume")
     if state:
         check_resumption(spec, given, folder, state)
-        given = {**state.options, **given}
+        given = {**state.options, **given, "cwd": state.directory}
     options = with_agent(Options(**given))
     check_amounts(options)
     split_agent(str(options.claude))
@@ -7809,7 +7906,7 @@ def check_resumption(spec: Spec, given: Mapping[str, Any], folder: str, state: R
     missing = [name for name in state.withheld if name not in given]
     if missing:
         raise UsageError(f"--{missing[0]} held a secret, which the run in {folder} did not keep; expected it to be given again")
-    if os.path.abspath(given.get("cwd", state.directory)) != state.directory:
+    if os.path.realpath(given.get("cwd", state.directory)) != os.path.realpath(state.directory):
         raise UsageError(f"--cwd {given['cwd']!r} is not where the run in {folder} works; expected {state.directory}, or no --cwd")
     texts = {task_fingerprint(task) for task in spec.tasks}
     if run_key(spec) != state.file and state.tasks and not any(is_same_task(kept, text) for kept in state.tasks for text in texts):
@@ -7839,7 +7936,7 @@ def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> T
 def is_here(state: RunState, given: Mapping[str, Any]) -> bool:
     if "cwd" in given:
         return os.path.realpath(given["cwd"]) == os.path.realpath(state.directory)
-    return os.getcwd() in (state.begun_in, state.directory)
+    return os.path.realpath(".") in (os.path.realpath(state.begun_in), os.path.realpath(state.directory))
 
 
 def why_no_run(spec: Spec, given: Mapping[str, Any], number: int) -> str:
@@ -7870,6 +7967,9 @@ def kept_options(job: Job, directory: str) -> Tuple[Dict[str, Any], Tuple[str, .
         given["store"] = os.path.abspath(given["store"])
     if given.get("claude"):
         given["claude"] = shlex.join(split_agent(given["claude"]))
+    if job.state:                     # which tasks it is a run of does not change when only some are gone on with
+        given["tasks"] = job.state.options.get("tasks", ())
+    given["tasks"] = list(given.get("tasks", ()))
     withheld = tuple(name for name, value in given.items() if masked(value, mask) != value)
     return {**{name: value for name, value in given.items() if name not in withheld}, "cwd": directory}, withheld
 
@@ -7931,7 +8031,7 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
         context.warn(f"result.json could not be written: {error}")
         document["warnings"].append(context.warnings[-1])
     by_signal = [128 + interrupt.signal] if interrupt.signal else []
-    return document, worst_status([exit_status(result) for result in results] + by_signal + [int(not document["success"])])
+    return document, worst_status([exit_status(result) for result in results] + by_signal + [ledger.status, int(not document["success"])])
 
 
 class Connector:
@@ -7943,11 +8043,25 @@ class Connector:
 
     def client(self) -> BridgeClient:
         if self._client is None:
-            left_at = self._folder.state.bridge if self._folder.in_flight() else ""
-            self._client = (connect_again(left_at) if left_at else None) or connect_bridge(self._url, self._say)
+            self._client = self._connect_again() or connect_bridge(self._url, self._say)
             self._client.hurry, self._client.say = lambda: self._interrupt.count > 1, self._say
             self._folder.note_bridge(str(self._client.address))
         return self._client
+
+    def _connect_again(self) -> Optional[BridgeClient]:
+        """The bridge where something was left alone; None if nothing was, or if it cannot run any more. NotReady if it may, and that bridge
+        cannot be asked."""
+        left_at = self._folder.state.bridge if self._folder.in_flight() else ""
+        named = parse_address(self._url) if self._url else None   # it may have the token that is not kept
+        try:
+            client = use_named(named if named and str(named) == left_at else parse_address(left_at)) if left_at else None
+            trouble = ""
+        except (NotReady, BridgeLost, OSError) as error:
+            client, trouble = None, str(error).rstrip(".")
+        if trouble and self._folder.may_run():
+            raise NotReady(f"an agent was left running by the bridge at {left_at}, which cannot be asked: {trouble}. Bring it back, or try "
+                           f"again in {LEFT_S} s: by then it has ended the agent.")
+        return client
 
     def disconnect(self) -> None:
         client, self._client = self._client, None

@@ -357,7 +357,7 @@ def test_two_that_find_it_corrupt_do_not_set_the_new_one_aside(tmp_path):
 
 # ---- What another hand stored is passed over. ----
 
-ODD = [{"duration": None}, {"duration": "x"}, {"finished_at": None}, {"finished_at": 1e300}, {"duration": -5.0}, {"cost_usd": "much"}, {"attempts": "many"}, {"prompt": None}, {"timeout": "x"}]
+ODD = [{"duration": None}, {"duration": "x"}, {"finished_at": None}, {"finished_at": 1e300}, {"duration": -5.0}, {"cost_usd": "much"}, {"attempts": "many"}, {"prompt": None}, {"timeout": "x"}, {"timeout": ""}, {"longest": ""}]
 
 
 @pytest.mark.parametrize("changes", ODD, ids=str)
@@ -385,6 +385,29 @@ def test_an_odd_record_in_redis_is_passed_over(redis_server, text):
     assert len(store.records()) == 2
 
 
+def test_an_odd_kind_or_outline_is_passed_over(sqlite, run_cc):
+    sqlite.add([Entry(record(1, spec="a", version="1"), (), '[[1,"x","h",5,"h"]]'), Entry(record(2, spec="a", version="2"), (), '[[1,2,"h",[[]],"h"]]')])
+    connection = sqlite3.connect(sqlite.path)
+    connection.execute("INSERT INTO kinds VALUES (NULL, 5)")
+    connection.commit()
+    connection.close()
+    assert len(sqlite.alike("Create a file")) == 2
+    assert [row["change"] for row in run_cc("--stats", "--json", "--store", sqlite.path).json()["versions"]] == ["first version", "not known"]
+
+
+def test_an_older_record_that_comes_later_does_not_make_a_wording_old(store):
+    add(store, record(1, prompt=normalise(CONFIG), finished_at=5000.0))
+    add(store, record(2, prompt=normalise(CONFIG), finished_at=10.0), record(3, prompt=normalise(REFACTOR), finished_at=100.0))
+    kinds = list(redis_kinds(store)) if isinstance(store, RedisStore) else [row[0] for row in sqlite3.connect(store.path).execute(
+        "SELECT prompt FROM kinds ORDER BY newest DESC")]
+    assert kinds == [normalise(CONFIG), normalise(REFACTOR)]
+
+
+def redis_kinds(store):
+    import redis
+    return redis.Redis.from_url(str(store), decode_responses=True).zrevrange("cc_execute:kinds", 0, -1)
+
+
 def test_both_stores_take_a_changed_record_for_what_it_is_now(tmp_path, redis_server):
     for store in (SqliteStore(str(tmp_path / "h.sqlite3")), RedisStore(redis_server.url)):
         add(store, record(1, status="timeout"), record(2, prompt=normalise(CONFIG)))
@@ -398,7 +421,7 @@ def test_of_equally_similar_wordings_the_newest_count(tmp_path, redis_server):
     new = [record(n, prompt=normalise(words[n]), duration=900.0, finished_at=1e6 + n) for n in range(100, 160)]
     for store in (SqliteStore(str(tmp_path / "h.sqlite3")), RedisStore(redis_server.url)):
         add(store, *old, *new)
-        assert sum(each.duration == 900.0 for each in store.alike("Create the module")) == len({each.prompt for each in new}) or len(store.alike("Create the module")) == 0
+        assert sum(each.duration == 900.0 for each in store.alike("Create the module")) >= 50
         assert cc.estimate_timeout("Create the module", store.alike("Create the module")).seconds > 900
 
 
@@ -555,8 +578,6 @@ def lock_held(tmp_path, request) -> dict:
 def redis_is_something_else(tmp_path, request) -> dict:
     (tmp_path / "redis").mkdir()
     (tmp_path / "redis" / "__init__.py").write_text("")
-    (tmp_path / "redis" / "backoff.py").write_text("")
-    (tmp_path / "redis" / "retry.py").write_text("")
     return {"url": "redis://127.0.0.1:1/0", "env": {"PYTHONPATH": str(tmp_path)}}
 
 

@@ -56,6 +56,7 @@ FORMS = {  # a text that holds a secret, and the part of it that must be gone
     "Anthropic's header": ("x-api-key: opaque-and-long", "opaque-and-long"), "bearer alone": (f"bearer {made_up(30)}", made_up(30)),
     "a URL's password": ("postgres://app:hunter2@db:5432/x", "hunter2"), "Redis' password": ("redis://:hunter2@127.0.0.1/0", "hunter2"),
     "a token in a URL": ("ws://127.0.0.1:9000/?token=opaque7&x=1", "opaque7"), "a password behind a question mark": ("redis://127.0.0.1:1/0?password=opensesame77", "opensesame77"),
+    "a password that is escaped": ("redis://:%40bcdefgh12@h/0", "bcdefgh12"), "a password with a dollar": ("redis://:$ecretpw99@h/0", "ecretpw99"),
     "a password with an at sign": ("redis://:open@sesame77@127.0.0.1/0", "sesame77"), "x-api-key as most write it": ("X-API-Key: opaque-and-long", "opaque-and-long"),
     "as the AWS CLI prints it": (f'"SecretAccessKey": "{made_up(40)}"', made_up(40)), "AWS session": (f'"SessionToken": "{made_up(90)}"', made_up(90)),
     "behind a colour": (f"\x1b[32msk-ant-api03-{made_up(40)}", made_up(40)), "behind another script": (f"密钥是ghp_{made_up(36)}", made_up(36)),
@@ -278,7 +279,7 @@ def test_nothing_that_is_kept_or_shown_has_a_secret(run_cc, stand_in, bridge, tm
     assert [found_in(folder) for folder in kept] == [[], [], []]
     if "--dry-run" not in options:
         names = sorted(path.name for path in Path(os.environ["XDG_STATE_HOME"]).rglob("*") if path.is_file())
-        assert {"state.json", "result.json", "task-1-attempt-1.jsonl", "task-1-attempt-3.jsonl"} <= set(names)
+        assert {"run-state.json", "result.json", "task-1-attempt-1.jsonl", "task-1-attempt-3.jsonl"} <= set(names)
         lines = Path(os.environ["XDG_STATE_HOME"]).rglob("task-1-attempt-1.jsonl").__next__().read_text("utf-8").splitlines()
         assert all(json.loads(line)["type"] for line in lines if line.startswith("{")) and len(lines) > 6
 
