@@ -8329,6 +8329,7 @@ EXAMPLES = """examples:
   cc_execute.py spec.txt --json >result.json    for a CI job: one JSON document, and the exit status
   cc_execute.py --task 2 --keep-going plan.md   only task 2 of a list
   cc_execute.py plan.md --budget 5 --max-wait 18000   spend at most $5; sit out a usage limit of up to five hours
+  cc_execute.py plan.md --resume                go on after Ctrl-C, a crash, a reboot or a limit
   cc_execute.py --stats                         how often specs succeed, and how long they take
 
 exit status: 0 every task passed, 1 a task failed, 2 bad spec or usage, 3 not ready (claude, login, bridge), 4 a limit
@@ -8389,7 +8390,8 @@ def add_keeping_options(add: Callable[..., Any]) -> None:
     add("--output", metavar="DIR", help="where transcripts and the result go (default: under the user's state directory)")
     add("--keep", metavar="N", type=option(positive(int), "a whole number above 0"),
         help=f"how many runs of a spec to keep there (default {KEPT_RUNS})")
-    add("--resume", action="store_true", help="go on with the spec's last run: what had passed is not run again, what still runs is taken over")
+    add("--resume", action="store_true", help="go on with the spec's last run that was begun here, works here or in --cwd: what had passed is "
+                                              "not run again, what still runs is taken over")
     add("--resume-from", metavar="DIR", help="go on with the run in that output folder; without SPEC, of the spec that it names")
     add("--replay", metavar="TRANSCRIPT", help="judge a kept transcript again, by SPEC (and --task N) and the files as they are; runs nothing")
     add("--stats", action="store_true", help="the metrics of the history, of all specs or of SPEC")

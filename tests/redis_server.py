@@ -17,6 +17,7 @@ class RedisServer(NamedTuple):
     process: subprocess.Popen
     port: int
     password: str
+    folder: Path                      # its own, gone when it is stopped
 
     @property
     def url(self) -> str:
@@ -38,6 +39,7 @@ class RedisServer(NamedTuple):
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
         self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -52,19 +54,17 @@ def start_redis(*options: str, password: str = "") -> RedisServer:
         missing("redis-server", "it is Debian's package redis-server; .ci/run installs it")
     if not importlib.util.find_spec("redis"):
         missing("the redis package", "tests/requirements.txt names it")
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tempfile.mkdtemp(prefix="cc-redis-"),
+    port, folder = free_port(), tempfile.mkdtemp(prefix="cc-redis-")
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder,
                *(["--requirepass", password] if password else []), *options]
-    server = RedisServer(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port, password)
+    server = RedisServer(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port, password, Path(folder))
     wait_until(server.answers, "redis-server answers")
     return server
 
 
 def running_redis(*options: str, password: str = "") -> Iterator[RedisServer]:
     server = start_redis(*options, password=password)
-    folder = Path(server.client().config_get("dir")["dir"])
     try:
         yield server
     finally:
         server.stop()
-        shutil.rmtree(folder)

@@ -14,7 +14,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -671,7 +670,7 @@ def test_redis_that_is_started_again_in_the_middle_of_a_run_gets_it_all(tmp_path
     history.remember(Entry(record(1)))
     server.stop()
     history.remember(Entry(record(2)))
-    command = [shutil.which("redis-server"), "--port", str(server.port), "--bind", "127.0.0.1", "--save", "", "--dir", tempfile.mkdtemp()]
+    command = [shutil.which("redis-server"), "--port", str(server.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
     other = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_until(server.answers, "redis-server answers again")
