@@ -566,6 +566,10 @@ def write_private(path: str, text: str, durable: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
     os.replace(part, path)
+    if durable:
+        folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 # ---- Spec: text -> Spec, or SpecError. Pure. ----
@@ -8490,6 +8494,8 @@ def check_modes(parsed: Any, given: Mapping[str, Any]) -> None:
 def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
     """The files of the specs. A run's folder behind --resume means the run in it, as --resume-from says; that names its spec."""
     folders = [path for path in named if os.path.isfile(os.path.join(path, STATE_FILE))] if given.get("resume") else []
+    if len(folders) > 1 or (folders and given.get("resume_from")):
+        raise UsageError(f"several runs to go on with were named, {', '.join(filter(None, [given.get('resume_from'), *folders]))}; expected one")
     if folders:
         given["resume_from"] = folders[0]
     paths = [path for path in named if path not in folders]
@@ -8573,7 +8579,14 @@ def run_specs(jobs: Sequence[Job], as_json: bool) -> int:
     documents, statuses = [], []
     batch = next((job.state.batch for job in jobs if job.state), "")
     for job in jobs:
-        document, status, batch = execute(job, interrupt, Terminal(verdicts=not as_json), batch)
+        try:
+            document, status, batch = execute(job, interrupt, Terminal(verdicts=not as_json), batch)
+        except CcError as error:
+            if not documents:
+                raise
+            print(own_mask()(f"cc_execute: {job.spec.file}: {error}"), file=sys.stderr)   # what the others have come to is not lost by it
+            statuses.append(error.exit_status)
+            break
         documents.append(document)
         statuses.append(status)
         if not as_json:

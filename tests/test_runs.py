@@ -125,6 +125,22 @@ def test_what_cannot_be_meant_together_is_refused(run_cc, options, says):
     assert done.returncode == 2 and says in done.stderr, done.stderr
 
 
+def test_what_several_specs_have_come_to_is_not_lost_by_one_that_cannot_be_begun(run_cc, stand_in, bridge, workspace, tmp_path):
+    for name in ("one.md", "two.md"):
+        (workspace / name).write_text(SPEC)
+    (tmp_path / "out" / "2-two" / "run-lock").mkdir(parents=True)
+    done = run_cc("one.md", "two.md", "--json", "--output", tmp_path / "out", env=stand_in(WORKS).environment)
+    assert done.returncode == 3 and [document["success"] for document in done.json()["specs"]] == [True] and not done.json()["success"]
+    assert "two.md" in done.stderr and "2-two" in done.stderr
+
+
+def test_only_one_run_can_be_gone_on_with_by_its_folder(run_cc, stand_in, bridge, tmp_path):
+    for name in ("a", "b"):
+        run_cc("-", "--output", tmp_path / name, input=SPEC, env=stand_in(WORKS).environment)
+    done = run_cc("--resume", tmp_path / "a", tmp_path / "b")
+    assert done.returncode == 2 and f"{tmp_path / 'a'}, {tmp_path / 'b'}; expected one" in done.stderr
+
+
 def test_an_option_that_there_is_not_is_named():
     with pytest.raises(cc.UsageError, match="timout.*timeout"):
         cc.run_spec("Task: x\n", timout=3)
