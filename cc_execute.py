@@ -24,7 +24,7 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
 
 Sections, each using only what stands above it:
     Policy · Errors · Secrets · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
-    History · Metrics · Bridge · Runs · Running · Documents · Terminal · Module · Command line
+    History · Metrics · Bridge · Runs · Running · Documents · Terminal · Jobs · Replay · Module · Command line
 
 Known gaps, on purpose: criteria outside the table of kinds are matched by their words and never count as proved; a secret
 that looks like none, and is no value of the environment's, is not masked.
@@ -6822,6 +6822,24 @@ class Watch:
         return not self.stream.session_id or (self.is_pausing and not self.stream.has_answered)
 
 
+def clear_bridge(context: Context, keep: str = "") -> None:
+    """End what this run has running at the bridge, but for the process of the label `keep`, and wait for its end. What outlived a
+    process that has ended was told of, and is left."""
+    client, asked, deadline = context.client(), set(), time.monotonic() + CANCEL_S
+    while True:
+        running = [process for process in client.processes() if context.folder.state.run in str(process.get("label"))
+                   and process["label"] != keep and process.get("state") != "ended"]
+        for process in running:
+            if process["process_id"] not in asked:
+                asked.add(process["process_id"])
+                client.cancel(Started(process["process_id"], process["pid"]))
+        if not running:
+            return
+        if time.monotonic() > deadline:
+            raise BridgeLost(f"what an earlier part of the run left running ({running[0]['label']}) has not ended within {CANCEL_S} s")
+        time.sleep(POLL_S)
+
+
 def attempt_command(task: Task, step: Next, options: Options) -> List[str]:
     command = build_command(task, step.prompt, split_agent(str(options.claude)), options.permissions)
     return command + (["--resume", step.resume] if step.resume else [])
@@ -7389,6 +7407,13 @@ class TaskRun:
         return run
 
 
+def as_it_was(task: Task, kept: TaskState, context: Context) -> TaskResult:
+    """The result of a task that had ended before; --strict may have changed what it comes to."""
+    strict, last = context.options.strict, kept.attempts[-1]
+    last = last._replace(verdicts=tuple(map(refuse_weak, last.verdicts))) if strict else last
+    return TaskResult(task, task_status(task, last, strict), (*kept.attempts[:-1], last), kept.changes, kept.note, kept.out_of_money)
+
+
 def run_task(task: Task, context: Context) -> TaskResult:
     """A task with all its attempts, those of an earlier part of the run included; skipped where there is no money for the first."""
     at = context.folder.bind(task)
@@ -7411,38 +7436,17 @@ def run_task(task: Task, context: Context) -> TaskResult:
     return result
 
 
-def as_it_was(task: Task, kept: TaskState, context: Context) -> TaskResult:
-    """The result of a task that had ended before; --strict may have changed what it comes to."""
-    strict, last = context.options.strict, kept.attempts[-1]
-    last = last._replace(verdicts=tuple(map(refuse_weak, last.verdicts))) if strict else last
-    return TaskResult(task, task_status(task, last, strict), (*kept.attempts[:-1], last), kept.changes, kept.note, kept.out_of_money)
-
-
-def run_tasks(context: Context) -> List[TaskResult]:
-    """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use. What was
-    left alone comes first: an attempt of a task that is not to be done any more is ended, another one carried on."""
-    chosen = chosen_tasks(context.spec, context.options)
-    context.folder.choose(chosen)
-    done: Dict[int, TaskResult] = {}
-    stopped = not end_abandoned(context)
-    for task in chosen:
-        if context.folder.task(context.folder.bind(task)).launch and not stopped:
-            done[task.number] = tell_of_task(run_task(task, context), context)
-            stopped = exit_status(done[task.number]) in (3, 4)
-    for task in chosen:
-        kept = context.folder.task(context.folder.bind(task))
-        if task.number not in done and (stopped or context.interrupt.signal):
-            done[task.number] = as_it_was(task, kept, context) if kept.status else TaskResult(task, "skipped", kept.attempts)
-        elif task.number not in done:
-            done[task.number] = tell_of_task(run_task(task, context), context)
-        result = done[task.number]
-        stopped = stopped or (result.status != "passed" and (not context.options.keep_going or exit_status(result) in (3, 4)))
-    return [done[task.number] for task in chosen]
-
-
 def tell_of_task(result: TaskResult, context: Context) -> TaskResult:
     context.observer.task_ended(result)
     return result
+
+
+def abandoned_attempt(transcript: str, launch: Launch) -> Attempt:
+    """What is known of an attempt that was ended since its task is not to be done any more."""
+    stream = read_transcript(transcript)
+    error = make_error("cancelled", "Its task has been changed or left out since, and it was ended")
+    return Attempt(launch.number, launch.prompt, launch.command, launch.timeout, None, 0.0, stream.session_id, stream.cost_usd, None, None, error,
+                   transcript, (), stream.text)
 
 
 def end_abandoned(context: Context) -> bool:
@@ -7466,30 +7470,26 @@ def end_abandoned(context: Context) -> bool:
     return True
 
 
-def abandoned_attempt(transcript: str, launch: Launch) -> Attempt:
-    """What is known of an attempt that was ended since its task is not to be done any more."""
-    stream = read_transcript(transcript)
-    error = make_error("cancelled", "Its task has been changed or left out since, and it was ended")
-    return Attempt(launch.number, launch.prompt, launch.command, launch.timeout, None, 0.0, stream.session_id, stream.cost_usd, None, None, error,
-                   transcript, (), stream.text)
-
-
-def clear_bridge(context: Context, keep: str = "") -> None:
-    """End what this run has running at the bridge, but for the process of the label `keep`, and wait for its end. What outlived a
-    process that has ended was told of, and is left."""
-    client, asked, deadline = context.client(), set(), time.monotonic() + CANCEL_S
-    while True:
-        running = [process for process in client.processes() if context.folder.state.run in str(process.get("label"))
-                   and process["label"] != keep and process.get("state") != "ended"]
-        for process in running:
-            if process["process_id"] not in asked:
-                asked.add(process["process_id"])
-                client.cancel(Started(process["process_id"], process["pid"]))
-        if not running:
-            return
-        if time.monotonic() > deadline:
-            raise BridgeLost(f"what an earlier part of the run left running ({running[0]['label']}) has not ended within {CANCEL_S} s")
-        time.sleep(POLL_S)
+def run_tasks(context: Context) -> List[TaskResult]:
+    """All chosen tasks in order. The list stops at a failure (unless --keep-going), and in any case where going on is no use. What was
+    left alone comes first: an attempt of a task that is not to be done any more is ended, another one carried on."""
+    chosen = chosen_tasks(context.spec, context.options)
+    context.folder.choose(chosen)
+    done: Dict[int, TaskResult] = {}
+    stopped = not end_abandoned(context)
+    for task in chosen:
+        if context.folder.task(context.folder.bind(task)).launch and not stopped:
+            done[task.number] = tell_of_task(run_task(task, context), context)
+            stopped = exit_status(done[task.number]) in (3, 4)
+    for task in chosen:
+        kept = context.folder.task(context.folder.bind(task))
+        if task.number not in done and (stopped or context.interrupt.signal):
+            done[task.number] = as_it_was(task, kept, context) if kept.status else TaskResult(task, "skipped", kept.attempts)
+        elif task.number not in done:
+            done[task.number] = tell_of_task(run_task(task, context), context)
+        result = done[task.number]
+        stopped = stopped or (result.status != "passed" and (not context.options.keep_going or exit_status(result) in (3, 4)))
+    return [done[task.number] for task in chosen]
 
 
 # ---- Documents: results -> the plain data of --json, --dry-run --json and --stats --json ----
@@ -7825,7 +7825,7 @@ def print_markdown(document: Mapping[str, Any]) -> None:
         print("  | " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
 
 
-# ---- Module: plain data in, plain data out ----
+# ---- Jobs: which specs are run, with which options, and which run is gone on with ----
 
 def usual_store() -> str:
     return os.environ.get("CC_EXECUTE_STORE") or os.path.join(user_folder("XDG_DATA_HOME", ".local/share"), "history.sqlite3")
@@ -7835,7 +7835,18 @@ def open_history(options: Options, warn: Callable[[str], None], mend: bool = Fal
     return History(open_store(options.store or usual_store(), mend), warn)
 
 
-# -- where a run is kept
+def with_agent(options: Options) -> Options:
+    usual = os.environ.get("CC_EXECUTE_CLAUDE") or "claude"
+    return options._replace(claude=usual if options.claude is None else options.claude)
+
+
+def check_amounts(options: Options) -> None:
+    """The numbers among the options, which `run_spec` takes as they come. Raises UsageError."""
+    for name, least in (("timeout", 0.001), ("budget", 0.000001), ("max_wait", 0), ("retries", 0), ("max_turns", 1), ("keep", 1)):
+        value = getattr(options, name)
+        if value is not None and not (isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 10 ** 9):
+            raise UsageError(f"{name} is {value!r}; expected a number from {least:g} up")
+
 
 def make_output_dir(options: Options, spec: Spec, of_several: int) -> str:
     """The folder for transcripts and the result, 0700: --output, else a new one under the user's state directory."""
@@ -7869,52 +7880,10 @@ class Job(NamedTuple):
     state: Optional[RunState] = None
 
 
-def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
-    """What is to be run, checked, so that nothing is begun when something of it cannot be. Raises UsageError."""
-    unknown = [name for name in given if name not in Options._fields]
-    if unknown:
-        raise UsageError(f"there is no option {unknown[0]!r}; expected some of {', '.join(Options._fields)}")
-    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
-    try:
-        thaw(Options, {name: list(value) if name == "tasks" else value for name, value in given.items()})
-    except TypeError as error:
-        raise UsageError(f"an option is of the wrong type: {error}") from None
-    if given.get("resume_from") and given.get("output"):
-        raise UsageError("--resume-from was given with --output; expected the first alone: a run goes on in its own folder")
-    jobs: List[Job] = []
-    for number, spec in enumerate(specs, 1):
-        batch = jobs[0].state.batch if jobs and jobs[0].state else ""
-        jobs.append(make_job(spec, given, number if len(specs) > 1 else 0, batch))
-    return jobs
-
-
-def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Job:
-    resumes = given.get("resume") or given.get("resume_from")
-    folder, state = find_run(spec, given, number, batch) if resumes else ("", None)
-    if resumes and not state and number < 2:
-        raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one, or no --resume")
-    if state:
-        check_resumption(spec, given, folder, state)
-        given = {**state.options, **given, "cwd": state.directory}
-    options = with_agent(Options(**given))
-    check_amounts(options)
-    split_agent(str(options.claude))
-    parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
-    open_store(options.store or usual_store())
-    check_spec(spec, options)
-    return Job(spec, options, given, number, folder, state)
-
-
-def check_resumption(spec: Spec, given: Mapping[str, Any], folder: str, state: RunState) -> None:
-    """Whether this run can be gone on with for this spec and these options. Raises UsageError."""
-    missing = [name for name in state.withheld if name not in given]
-    if missing:
-        raise UsageError(f"--{missing[0]} held a secret, which the run in {folder} did not keep; expected it to be given again")
-    if os.path.realpath(given.get("cwd", state.directory)) != os.path.realpath(state.directory):
-        raise UsageError(f"--cwd {given['cwd']!r} is not where the run in {folder} works; expected {state.directory}, or no --cwd")
-    texts = {task_fingerprint(task) for task in spec.tasks}
-    if run_key(spec) != state.file and state.tasks and not any(is_same_task(kept, text) for kept in state.tasks for text in texts):
-        raise UsageError(f"the run in {folder} is one of {state.file}, and has no task of {spec.file}; expected that spec")
+def is_here(state: RunState, given: Mapping[str, Any]) -> bool:
+    if "cwd" in given:
+        return os.path.realpath(given["cwd"]) == os.path.realpath(state.directory)
+    return os.path.realpath(".") in (os.path.realpath(state.begun_in), os.path.realpath(state.directory))
 
 
 def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Tuple[str, Optional[RunState]]:
@@ -7937,12 +7906,6 @@ def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> T
     return found[0] if found else ("", None)
 
 
-def is_here(state: RunState, given: Mapping[str, Any]) -> bool:
-    if "cwd" in given:
-        return os.path.realpath(given["cwd"]) == os.path.realpath(state.directory)
-    return os.path.realpath(".") in (os.path.realpath(state.begun_in), os.path.realpath(state.directory))
-
-
 def why_no_run(spec: Spec, given: Mapping[str, Any], number: int) -> str:
     """Where it was looked for, and where the last one is, if there is one elsewhere."""
     named = named_output(given.get("resume_from") or given.get("output"), spec, number)
@@ -7953,13 +7916,52 @@ def why_no_run(spec: Spec, given: Mapping[str, Any], number: int) -> str:
     return f"here, among the newest in {runs_folder()}{other}; one with --output is found with the same --output"
 
 
-def begin_state(job: Job, directory: str, batch: str) -> RunState:
-    """The state of a run that is just beginning."""
-    import secrets
-    run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
-    options, withheld = kept_options(job, directory)
-    return RunState(STATE_VERSION, run, batch or run, known_as(job.spec), run_key(job.spec), directory, os.getcwd(), time.time(),
-                    options=options, withheld=withheld)
+def check_resumption(spec: Spec, given: Mapping[str, Any], folder: str, state: RunState) -> None:
+    """Whether this run can be gone on with for this spec and these options. Raises UsageError."""
+    missing = [name for name in state.withheld if name not in given]
+    if missing:
+        raise UsageError(f"--{missing[0]} held a secret, which the run in {folder} did not keep; expected it to be given again")
+    if os.path.realpath(given.get("cwd", state.directory)) != os.path.realpath(state.directory):
+        raise UsageError(f"--cwd {given['cwd']!r} is not where the run in {folder} works; expected {state.directory}, or no --cwd")
+    texts = {task_fingerprint(task) for task in spec.tasks}
+    if run_key(spec) != state.file and state.tasks and not any(is_same_task(kept, text) for kept in state.tasks for text in texts):
+        raise UsageError(f"the run in {folder} is one of {state.file}, and has no task of {spec.file}; expected that spec")
+
+
+def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Job:
+    resumes = given.get("resume") or given.get("resume_from")
+    folder, state = find_run(spec, given, number, batch) if resumes else ("", None)
+    if resumes and not state and number < 2:
+        raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one, or no --resume")
+    if state:
+        check_resumption(spec, given, folder, state)
+        given = {**state.options, **given, "cwd": state.directory}
+    options = with_agent(Options(**given))
+    check_amounts(options)
+    split_agent(str(options.claude))
+    parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
+    open_store(options.store or usual_store())
+    check_spec(spec, options)
+    return Job(spec, options, given, number, folder, state)
+
+
+def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
+    """What is to be run, checked, so that nothing is begun when something of it cannot be. Raises UsageError."""
+    unknown = [name for name in given if name not in Options._fields]
+    if unknown:
+        raise UsageError(f"there is no option {unknown[0]!r}; expected some of {', '.join(Options._fields)}")
+    given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
+    try:
+        thaw(Options, {name: list(value) if name == "tasks" else value for name, value in given.items()})
+    except TypeError as error:
+        raise UsageError(f"an option is of the wrong type: {error}") from None
+    if given.get("resume_from") and given.get("output"):
+        raise UsageError("--resume-from was given with --output; expected the first alone: a run goes on in its own folder")
+    jobs: List[Job] = []
+    for number, spec in enumerate(specs, 1):
+        batch = jobs[0].state.batch if jobs and jobs[0].state else ""
+        jobs.append(make_job(spec, given, number if len(specs) > 1 else 0, batch))
+    return jobs
 
 
 def kept_options(job: Job, directory: str) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
@@ -7978,64 +7980,13 @@ def kept_options(job: Job, directory: str) -> Tuple[Dict[str, Any], Tuple[str, .
     return {**{name: value for name, value in given.items() if name not in withheld}, "cwd": directory}, withheld
 
 
-def with_agent(options: Options) -> Options:
-    usual = os.environ.get("CC_EXECUTE_CLAUDE") or "claude"
-    return options._replace(claude=usual if options.claude is None else options.claude)
-
-
-def check_amounts(options: Options) -> None:
-    """The numbers among the options, which `run_spec` takes as they come. Raises UsageError."""
-    for name, least in (("timeout", 0.001), ("budget", 0.000001), ("max_wait", 0), ("retries", 0), ("max_turns", 1), ("keep", 1)):
-        value = getattr(options, name)
-        if value is not None and not (isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < 10 ** 9):
-            raise UsageError(f"{name} is {value!r}; expected a number from {least:g} up")
-
-
-def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "") -> Tuple[Dict[str, Any], int, str]:
-    """Run a spec, or go on with its run: the --json document, the exit status, and the batch that the run belongs to."""
-    own_mask.cache_clear()
-    directory = check_spec(job.spec, job.options)
-    path = job.folder or make_output_dir(job.options, job.spec, job.number)
-    with contextlib.closing(RunFolder(path, job.spec, None if job.state else begin_state(job, directory, batch))) as folder:
-        if job.state:
-            observer.say(f"going on with the run in {path}, which works in {directory}")
-            options, withheld = kept_options(job, directory)
-            folder.state = folder.state._replace(options=options, withheld=withheld, status=None)
-            folder.save()
-        elif not job.options.output:
-            prune_runs(run_key(job.spec), job.options.keep)
-        document, status = run_in(folder, job, directory, interrupt, observer)
-        folder.end(status)
-        return document, status, folder.state.batch
-
-
-def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer) -> Tuple[Dict[str, Any], int]:
-    """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
-    connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer)
-    ledger, mask = Ledger(), folder.veil.mask
-    ledger.attempts += [attempt for kept in folder.state.tasks for attempt in kept.attempts]
-    warnings = [warning for warning in folder.state.warnings if not re.match(r"task \d+ was not (?:tried again|started): ", warning)]
-    history = open_history(job.options, lambda text: context.warn(text), mend=True)
-    context = Context(job.options, job.spec, directory, folder, history, mask, interrupt, observer, connector.client, connector.disconnect,
-                      warnings, ledger, functools.lru_cache(lambda: spec_outline(job.spec, lambda task: read_criteria(task.criteria))))
-    for warning in job.spec.warnings:
-        observer.say(warning)
-    try:
-        results = run_tasks(context)
-    finally:
-        connector.disconnect()
-        history.close()
-        folder.save()
-    if folder.trouble:
-        context.warn(folder.trouble)
-    document = masked(run_document(context, results, folder.state.started_at, folder.elapsed()), mask)
-    try:
-        write_private(os.path.join(folder.path, "result.json"), json.dumps(document, indent=1) + "\n")
-    except OSError as error:
-        context.warn(f"result.json could not be written: {error}")
-        document["warnings"].append(context.warnings[-1])
-    by_signal = [128 + interrupt.signal] if interrupt.signal else []
-    return document, worst_status([exit_status(result) for result in results] + by_signal + [ledger.status, int(not document["success"])])
+def begin_state(job: Job, directory: str, batch: str) -> RunState:
+    """The state of a run that is just beginning."""
+    import secrets
+    run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    options, withheld = kept_options(job, directory)
+    return RunState(STATE_VERSION, run, batch or run, known_as(job.spec), run_key(job.spec), directory, os.getcwd(), time.time(),
+                    options=options, withheld=withheld)
 
 
 class Connector:
@@ -8079,47 +8030,60 @@ def worst_status(statuses: Iterable[int]) -> int:
     return max(statuses, key=lambda status: order.get(status, 4), default=0)
 
 
-def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str, Any]:
-    """Run a spec, given as its text or as the path of its file, and return the --json document.
+def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer) -> Tuple[Dict[str, Any], int]:
+    """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
+    connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer)
+    ledger, mask = Ledger(), folder.veil.mask
+    ledger.attempts += [attempt for kept in folder.state.tasks for attempt in kept.attempts]
+    warnings = [warning for warning in folder.state.warnings if not re.match(r"task \d+ was not (?:tried again|started): ", warning)]
+    history = open_history(job.options, lambda text: context.warn(text), mend=True)
+    context = Context(job.options, job.spec, directory, folder, history, mask, interrupt, observer, connector.client, connector.disconnect,
+                      warnings, ledger, functools.lru_cache(lambda: spec_outline(job.spec, lambda task: read_criteria(task.criteria))))
+    for warning in job.spec.warnings:
+        observer.say(warning)
+    try:
+        results = run_tasks(context)
+    finally:
+        connector.disconnect()
+        history.close()
+        folder.save()
+    if folder.trouble:
+        context.warn(folder.trouble)
+    document = masked(run_document(context, results, folder.state.started_at, folder.elapsed()), mask)
+    try:
+        write_private(os.path.join(folder.path, "result.json"), json.dumps(document, indent=1) + "\n")
+    except OSError as error:
+        context.warn(f"result.json could not be written: {error}")
+        document["warnings"].append(context.warnings[-1])
+    by_signal = [128 + interrupt.signal] if interrupt.signal else []
+    return document, worst_status([exit_status(result) for result in results] + by_signal + [ledger.status, int(not document["success"])])
 
-    `options` are the fields of Options (tasks, timeout, retries, cwd, strict, …). Plain data in and out, no signals, no
-    terminal, any thread: fit to be a job of a queue. Raises SpecError or UsageError for what cannot be run at all.
-    """
-    name = os.fspath(text_or_path)
-    is_path = name is not text_or_path or re.fullmatch(r"\S+\.(?:txt|md)", name) or ("\n" not in name and os.path.isfile(name))
-    spec = load_spec(name) if is_path else parse_spec(name)
-    job, = make_jobs([spec], options)
-    return execute(job, Interrupt(), Observer())[0]
+
+def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "") -> Tuple[Dict[str, Any], int, str]:
+    """Run a spec, or go on with its run: the --json document, the exit status, and the batch that the run belongs to."""
+    own_mask.cache_clear()
+    directory = check_spec(job.spec, job.options)
+    path = job.folder or make_output_dir(job.options, job.spec, job.number)
+    with contextlib.closing(RunFolder(path, job.spec, None if job.state else begin_state(job, directory, batch))) as folder:
+        if job.state:
+            observer.say(f"going on with the run in {path}, which works in {directory}")
+            options, withheld = kept_options(job, directory)
+            folder.state = folder.state._replace(options=options, withheld=withheld, status=None)
+            folder.save()
+        elif not job.options.output:
+            prune_runs(run_key(job.spec), job.options.keep)
+        document, status = run_in(folder, job, directory, interrupt, observer)
+        folder.end(status)
+        return document, status, folder.state.batch
 
 
-# -- replay: a kept transcript judged again
+# ---- Replay: a kept transcript is judged again; nothing is run or kept ----
 
-def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any], int, str]:
-    """The --json document, exit status and directory of a task whose one attempt is this transcript, judged by the spec and the files as
-    they are now: in --cwd, or where the run worked. Nothing is run or kept. What the run had kept beside the transcript is used: the
-    baseline, how the attempt ended, and the attempts that it went on with. Raises UsageError for a transcript that cannot be read."""
-    check_transcript(transcript)
-    run = kept_run(transcript, spec)
-    directory, started_at = check_spec(spec, options._replace(cwd=options.cwd or (run.directory if run else "."))), time.time()
-    task = replayed_task(spec, options, transcript)
-    kept = kept_attempts(transcript, run)
-    warnings = list(spec.warnings)
-    if kept and not is_prompt_of(kept, task):
-        warnings.append(f"the transcript is of another task than task {task.number}: its run had asked {shorten(kept[0].prompt, 200)!r}")
-    session = [read_transcript(path) for path in session_paths(transcript, kept)]
-    for stream in session:
-        stream.finish()
-    error = replayed_error(session[-1], kept)
-    evidence = replayed_evidence(session, task_directory(task, directory), transcript)
-    verdicts = judge_session(read_criteria(task.criteria), evidence, session, own_mask())
-    verdicts = tuple(map(refuse_weak, verdicts)) if options.strict else verdicts
-    attempt = replayed_attempt(task, transcript, session[-1], error or denied(session[-1], verdicts, options.permissions), verdicts, kept)
-    result = TaskResult(task, task_status(task, attempt, options.strict), (attempt,), evidence.changes)
-    document = {
-        "schema": SCHEMA, "spec": spec.file, "success": result.status == "passed", "confidence": result.confidence,
-        "started_at": iso_time(started_at), "duration": round(time.time() - started_at, 3), "cost_usd": total_cost([attempt]),
-        "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": warnings, "tasks": [task_document(result)]}
-    return masked(document, own_mask()), worst_status([exit_status(result), int(result.status != "passed")]), evidence.directory
+def changes_by_tools(calls: Iterable[ToolCall], root: str) -> Changes:
+    """What the file tools wrote, where it is not known what was there before."""
+    writes = [call for call in calls if call.name in ("Write", "Edit") and call.finished and not call.failed]
+    written = tuple(dict.fromkeys(os.path.relpath(os.path.join(root, str(call.input.get("file_path", ""))), root) for call in writes))
+    return Changes(changed=written, complete=False)
 
 
 def check_transcript(path: str) -> None:
@@ -8202,7 +8166,48 @@ def replayed_attempt(task: Task, transcript: str, stream: Stream, error: Optiona
     return kept._replace(error=error, verdicts=tuple(verdicts), text=stream.text, transcript=os.path.abspath(transcript))
 
 
-# -- the steps under the seed's names
+def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any], int, str]:
+    """The --json document, exit status and directory of a task whose one attempt is this transcript, judged by the spec and the files as
+    they are now: in --cwd, or where the run worked. Nothing is run or kept. What the run had kept beside the transcript is used: the
+    baseline, how the attempt ended, and the attempts that it went on with. Raises UsageError for a transcript that cannot be read."""
+    check_transcript(transcript)
+    run = kept_run(transcript, spec)
+    directory, started_at = check_spec(spec, options._replace(cwd=options.cwd or (run.directory if run else "."))), time.time()
+    task = replayed_task(spec, options, transcript)
+    kept = kept_attempts(transcript, run)
+    warnings = list(spec.warnings)
+    if kept and not is_prompt_of(kept, task):
+        warnings.append(f"the transcript is of another task than task {task.number}: its run had asked {shorten(kept[0].prompt, 200)!r}")
+    session = [read_transcript(path) for path in session_paths(transcript, kept)]
+    for stream in session:
+        stream.finish()
+    error = replayed_error(session[-1], kept)
+    evidence = replayed_evidence(session, task_directory(task, directory), transcript)
+    verdicts = judge_session(read_criteria(task.criteria), evidence, session, own_mask())
+    verdicts = tuple(map(refuse_weak, verdicts)) if options.strict else verdicts
+    attempt = replayed_attempt(task, transcript, session[-1], error or denied(session[-1], verdicts, options.permissions), verdicts, kept)
+    result = TaskResult(task, task_status(task, attempt, options.strict), (attempt,), evidence.changes)
+    document = {
+        "schema": SCHEMA, "spec": spec.file, "success": result.status == "passed", "confidence": result.confidence,
+        "started_at": iso_time(started_at), "duration": round(time.time() - started_at, 3), "cost_usd": total_cost([attempt]),
+        "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": warnings, "tasks": [task_document(result)]}
+    return masked(document, own_mask()), worst_status([exit_status(result), int(result.status != "passed")]), evidence.directory
+
+
+# ---- Module: plain data in, plain data out; the steps under the seed's names ----
+
+def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str, Any]:
+    """Run a spec, given as its text or as the path of its file, and return the --json document.
+
+    `options` are the fields of Options (tasks, timeout, retries, cwd, strict, …). Plain data in and out, no signals, no
+    terminal, any thread: fit to be a job of a queue. Raises SpecError or UsageError for what cannot be run at all.
+    """
+    name = os.fspath(text_or_path)
+    is_path = name is not text_or_path or re.fullmatch(r"\S+\.(?:txt|md)", name) or ("\n" not in name and os.path.isfile(name))
+    spec = load_spec(name) if is_path else parse_spec(name)
+    job, = make_jobs([spec], options)
+    return execute(job, Interrupt(), Observer())[0]
+
 
 def parse_task_request(text: str) -> Task:
     """The (first) task of a spec's text; see Task for its fields. Raises SpecError."""
@@ -8233,13 +8238,6 @@ def evaluate_criteria(output: str, criteria: Sequence[str], directory: Optional[
     evidence = Evidence(root, Snapshot({}, False), changes_by_tools(calls, root), calls, output)
     failed = [verdict.criterion.text for verdict in judge(read_criteria(criteria), evidence) if not verdict.met]
     return not failed, failed
-
-
-def changes_by_tools(calls: Iterable[ToolCall], root: str) -> Changes:
-    """What the file tools wrote, where it is not known what was there before."""
-    writes = [call for call in calls if call.name in ("Write", "Edit") and call.finished and not call.failed]
-    written = tuple(dict.fromkeys(os.path.relpath(os.path.join(root, str(call.input.get("file_path", ""))), root) for call in writes))
-    return Changes(changed=written, complete=False)
 
 
 def extract_filename(criterion: str) -> Optional[str]:
