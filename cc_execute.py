@@ -4621,6 +4621,7 @@ STORE_VERSION = 2                     # 1 had no ids, runs, outlines and kinds
 MOST_KINDS = 2000                     # of the newest wordings a prompt is compared with so many: a few milliseconds, however much is stored
 MOST_OF_ALL = 600                     # of the executions of those alike so many are handed on, the most similar kinds' first
 BUSY_S = 5.0                          # so long a store that is locked, or that does not answer, is waited for
+WRITE_BUSY_S = 15.0                   # to write longer: SQLite's waiters are served in no order, and a busy store may pass one over for seconds
 TROUBLE_S = 60.0                      # and after trouble left alone, so that a silent one does not cost as much again for each task
 APPLICATION_ID = 0x63635F65           # "cc_e": by which SQLite's header says whose database it is
 SQLITE_MAGIC = b"SQLite format 3\0"
@@ -4756,7 +4757,8 @@ class SqliteStore:
         frozen = not write and not os.access(os.path.dirname(self.path) or ".", os.W_OK)
         if frozen and os.path.exists(f"{self.path}-wal") and os.path.getsize(f"{self.path}-wal"):
             raise StoreError(f"{self.path}-wal holds what a crash left, which cannot be read while its folder is read-only")
-        connection = sqlite3.connect(sqlite_uri(self.path, frozen), timeout=BUSY_S, isolation_level=None, uri=True)
+        connection = sqlite3.connect(sqlite_uri(self.path, frozen), timeout=WRITE_BUSY_S if write else BUSY_S, isolation_level=None, uri=True)
+        connection.execute("PRAGMA synchronous = NORMAL")   # with a log it cannot corrupt the file, and eight writers need not wait for the disk
         connection.text_factory = lambda data: data.decode("utf-8", "replace")   # one bad byte is not to cost all the rest
         return connection
 
