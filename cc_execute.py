@@ -4619,7 +4619,7 @@ def prior_seconds(prompt: str) -> float:
 
 STORE_VERSION = 2                     # 1 had no ids, runs, outlines and kinds
 MOST_KINDS = 2000                     # of the newest wordings a prompt is compared with so many: a few milliseconds, however much is stored
-MOST_OF_ALL = 600                     # of the executions of those alike so many are handed on, the most similar kinds' first
+MOST_OF_ALL = 400                     # of the executions of those alike so many are handed on, the most similar kinds' first
 BUSY_S = 5.0                          # so long a store that is locked, or that does not answer, is waited for
 WRITE_BUSY_S = 15.0                   # to write longer: SQLite's waiters are served in no order, and a busy store may pass one over for seconds
 TROUBLE_S = 60.0                      # and after trouble left alone, so that a silent one does not cost as much again for each task
@@ -4836,8 +4836,9 @@ def is_sound(record: Record) -> bool:
     texts = (record.prompt, record.status, record.spec, record.version, record.run, record.id)
     optional = (record.timeout, record.cost_usd, record.longest)
     numbers = (record.duration, record.finished_at, record.attempts, *(number for number in optional if number is not None))
-    return (all(isinstance(text, str) for text in texts) and isinstance(record.error_kind, (str, type(None)))
-            and all(isinstance(number, (int, float)) and 0 <= number < MOST_UNIX_S for number in numbers))
+    if set(map(type, texts)) != {str} or type(record.error_kind) not in (str, type(None)) or not set(map(type, numbers)) <= {int, float}:
+        return False
+    return min(numbers) >= 0 and sum(numbers) < 10 * MOST_UNIX_S   # which no sum with NaN is
 
 
 def to_store(entry: Entry) -> Entry:
