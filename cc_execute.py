@@ -4953,7 +4953,7 @@ class RedisStore:
         return f"{self.PREFIX}kind:{hashlib.sha256(prompt.encode()).hexdigest()[:24]}"
 
     def _work(self, work: Callable[[Any], Any]) -> Any:
-        """Do it with a connected client. Raises StoreError for any trouble; the URL's password is not in it."""
+        """Do it with a connected client. Raises StoreError for any trouble, which names the URL: its password is masked where it is shown."""
         try:
             import redis
         except ImportError:
@@ -5091,7 +5091,7 @@ class History:
         self._told = True
 
 
-# ---- Metrics: records -> the seed's figures: successes, failures, graduation, and how each spec evolved. Pure. ----
+# ---- Metrics: records -> the seed's figures: successes, failures, graduation, how each spec evolved; and by what a spec is known. ----
 
 GRADUATION = 10                       # successes, and ten for each failure (the seed's 10:1)
 MARKDOWN_TITLE = "## 📊 EXECUTION METRICS & HISTORY"
@@ -6063,7 +6063,7 @@ def read_transcript(path: str) -> Stream:
 # -- the state
 
 class Launch(NamedTuple):
-    """An attempt that has begun and not ended: what is needed to take its process over, or to begin it again if it has none."""
+    """An attempt that has begun and not ended: what is needed to take its process over, or to know that it is gone."""
     number: int
     label: str                        # of its process at the bridge
     began_at: float                   # Unix time
@@ -6099,7 +6099,7 @@ class TaskState(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """A run and how far it has come: state.json holds all but the tasks."""
+    """A run and how far it has come: its STATE_FILE holds all but the tasks."""
     version: int
     run: str                          # its id, which the labels of its processes hold
     batch: str                        # that of the first run that the same command began
@@ -6199,8 +6199,13 @@ class Veil:
         return text
 
     def _stand_in(self, secret: str) -> str:
+        """In a secret that one form has found, another one may have found its secret already: that stays hidden as it is."""
+        parts = re.split("(\0[0-9a-f]{6}\0)", secret)
+        return "".join(part if at % 2 or not part else self._short(part) for at, part in enumerate(parts))
+
+    def _short(self, secret: str) -> str:
         short = short_hash(secret)
-        return secret if "\0" in secret else f"\0{short}\0" if self._known.get(short) == secret else MASK   # "\0": it is one already
+        return f"\0{short}\0" if self._known.get(short) == secret else MASK
 
     def show(self, text: str) -> str:
         return re.sub("\0([0-9a-f]{6})\0", lambda found: self._known.get(found[1], MASK), text) if "\0" in text else text
@@ -6856,6 +6861,7 @@ class AttemptRun:
         self.directory, self.before = work.directory, work.before
         self.step, self.number = step, number
         launch = work.context.folder.task(work.at).launch if step.label else None   # of a process that may run
+        self.began_at = launch.began_at if launch else time.time()
         self.label = step.label or unique_label(f"task {work.task.number} of run {work.context.folder.state.run}")
         self.at = work.at
         self.resumed = work.run if step.resume else None   # the attempt in whose session this one goes on
@@ -6871,10 +6877,9 @@ class AttemptRun:
         self.process: Optional[Started] = None
         self.was_started = bool(launch and launch.started)
         self.orphaned = False         # it was left alone and is gone
-        self.out_of_reach = False     # it was left alone, and what became of it cannot be found out now
+        self.out_of_reach = False     # it may run, and what becomes of it cannot be found out now
         self.watch = Watch(self.stream, step.timeout)
         self.lost = ""                # how the bridge was lost while a criterion's command ran
-        self.lost_at_start = False    # the agent may or may not run
         self.judge_cost: Optional[float] = launch.judge_cost_usd if launch else 0.0
         self.judge_limit: Optional[AgentError] = None   # why the judge could not be asked: no fault of the work
         self.judge_given_up = ""
@@ -6918,9 +6923,6 @@ class AttemptRun:
             told = f"The transcript {self.transcript} cannot be written: {trouble.strerror}. Use --output DIR."
             return Ended("failed"), AgentError("unknown", told)
 
-    def launch(self) -> Launch:
-        return self.context.folder.task(self.at).launch or Launch(self.number, self.label, time.time(), "", (), 0.0)
-
     def find(self) -> Optional[Mapping[str, Any]]:
         """The process that was begun and left alone, as the bridge lists it. What else the run had left there, such as a criterion's
         command, is ended."""
@@ -6932,7 +6934,7 @@ class AttemptRun:
         self.tell("still runs" if found.get("state") != "ended" else "has ended meanwhile", "it is taken over")
         self.was_started = True
         self.stream = self.watch.stream = read_transcript(self.transcript)
-        self.watch.catch_up(read_number(found.get("elapsed"), 0.0), heard_at - self.launch().began_at)
+        self.watch.catch_up(read_number(found.get("elapsed"), 0.0), heard_at - self.began_at)
         client = self.context.client()
         try:
             self.process = client.attach(found["process_id"], place.seq)
@@ -6953,7 +6955,7 @@ class AttemptRun:
         self.was_started = True
         self.stream = self.watch.stream = read_transcript(self.transcript)
         self.stream.finish()
-        duration = max(0.0, modified_at(self.transcript) - self.launch().began_at)
+        duration = max(0.0, modified_at(self.transcript) - self.began_at)
         if self.stream.is_over:
             self.tell("had come to its end", "it is judged by its transcript")
             ended = Ended("completed", duration=duration)
@@ -6966,10 +6968,9 @@ class AttemptRun:
         return ended, make_error("interrupted", "cc_execute was ended while it ran, and so was it")
 
     def lose_bridge(self, trouble: CcError) -> Tuple[Ended, AgentError]:
-        self.lost_at_start = isinstance(trouble, StartLost)
         kind = "cancelled" if self.context.interrupt.signal else "bridge"
         told = str(trouble).rstrip(".")
-        self.out_of_reach = self.was_started or self.lost_at_start   # the bridge may be there still, behind a way that broke
+        self.out_of_reach = self.was_started or isinstance(trouble, StartLost)   # the bridge may be there, behind a way that broke
         if not self.out_of_reach:
             return Ended("failed"), make_error(kind, told)
         ended = Ended("failed", duration=self.watch.elapsed())
@@ -7082,7 +7083,7 @@ class AttemptRun:
             self.stream.session_id, self.own_cost(), result.get("num_turns"), as_mapping(result.get("usage")) or None, error,
             self.transcript, verdicts, self.stream.text, changed, self.was_started, self.judge_cost, resumed=bool(self.step.resume),
             retry=self.step.retry, unfinished=self.stream.unfinished,
-            free=self.watch.is_free() and not self.lost_at_start and not self.out_of_reach,
+            free=self.watch.is_free() and not self.out_of_reach,
             given_up=self.judge_given_up, orphaned=self.orphaned, paused=round(min(self.stream.paused, ended.duration), 3))
 
     def own_cost(self) -> Optional[float]:
@@ -7383,7 +7384,7 @@ class TaskRun:
         number, folder = len(self.attempts) + 1, self.context.folder
         self.context.observer.attempt_started(number, step.timeout)
         self.run = AttemptRun(self, step, number)
-        fresh = Launch(number, self.run.label, time.time(), step.prompt, tuple(self.run.command), step.timeout, step.resume, step.retry)
+        fresh = Launch(number, self.run.label, self.run.began_at, step.prompt, tuple(self.run.command), step.timeout, step.resume, step.retry)
         folder.put(self.at, status="", launch=(folder.task(self.at).launch if step.label else None) or fresh)
         attempt = self.run.carry_out()
         self.attempts.append(attempt)

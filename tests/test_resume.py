@@ -771,10 +771,9 @@ def test_a_task_that_moved_is_remembered_once(place):
 def test_the_time_of_all_parts_counts(place):
     there = place(SPEC, [{"text": "begun"}, {"sleep": 1.2}, WRITES])
     there.kill_when(lambda: there.says("begun"))
-    told = {name: os.path.getmtime(there.runs()[0] / name) for name in ("run-state.json", "task-1-attempt-1.jsonl")}
-    there_before = json.loads((there.runs()[0] / "task-1-state.json").read_text())["elapsed"]
+    before = json.loads((there.runs()[0] / "task-1-state.json").read_text())["elapsed"]
     done = there.resume()
-    assert done.json()["duration"] > there_before and max(told.values()) > 0
+    assert done.json()["duration"] > before
     assert 1.1 < done.attempts()[0]["duration"] < done.json()["duration"] + 1.5 and done.json()["duration"] < 60
 
 

@@ -59,6 +59,13 @@ def test_a_secret_of_the_spec_is_put_back_and_another_one_is_gone():
     assert veil.show(kept) == f"Use {KEY}. Take plain words 1. Found sk-ant-*** and plain words 1."
 
 
+def test_a_secret_beside_a_nul_is_hidden_too():
+    """A NUL stands around what is hidden already."""
+    veil = Veil(parse_spec("Task: x\n"), {})
+    kept = veil.hide("Authorization: Bearer 0paque-secret\0 and Authorization: Bearer \0abcdef\0other-secret-1")
+    assert "0paque-secret" not in kept and "other-secret-1" not in kept and "\0abcdef\0" in kept
+
+
 @given(st.text(), st.text())
 def test_what_is_no_secret_comes_back_as_it_was(first, second):
     veil = Veil(parse_spec("Task: x\n"), {"MY_TOKEN": "plain words 1"})
