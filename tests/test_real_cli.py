@@ -465,9 +465,16 @@ def test_a_cli_that_still_runs_after_a_crash_is_taken_over(run, claude, workspac
     assert_nothing_runs()
 
 
+def has_kept_its_answer() -> bool:
+    """Whether the CLI has written down what Claude said: it does so a moment after it has begun to act on it, and a session that has
+    nothing of it can't be resumed."""
+    return any('"tool_use"' in path.read_text() for path in (Path(os.environ["HOME"]) / ".claude" / "projects").glob("*/*.jsonl"))
+
+
 def test_after_a_reboot_the_real_session_is_gone_on_with(run, claude, workspace, bridge, monkeypatch):
     with ScriptedApi([WAITS, WRITES, SAYS_DONE]) as api:
         kill_when_begun(claude, workspace, api, WORKED_EXAMPLE)
+        wait_until(has_kept_its_answer, "the real CLI has kept its session")
         bridge.process.kill()
         bridge.process.wait()
         with start_bridge() as other:
