@@ -75,7 +75,7 @@ def test_with_few_descriptors_less_is_started_and_all_of_it_ends(tmp_path):
 def test_too_few_descriptors_for_the_connections_that_are_asked_for_are_said_at_the_start(tmp_path):
     script = wrapped(tmp_path, limit_descriptors(100, 100))
     done = subprocess.run([sys.executable, str(script), "--port", "0"], capture_output=True, text=True, timeout=DEADLINE_S)
-    assert done.returncode == 3 and "100 descriptors (ulimit -n) are 79 too few for --max-connections 64" in done.stderr
+    assert done.returncode == 3 and "100 descriptors (ulimit -n) are 80 too few for --max-connections 64" in done.stderr
 
 
 # ---- The journal. ----
