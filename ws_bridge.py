@@ -32,6 +32,8 @@ import sys
 
 if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]  # a json.py or queue.py beside this script must not take the place of the standard library's
+if __name__ == "__main__":
+    sys.modules["ssl"] = None  # asyncio does without it where it is not there; loading it would take a tenth of the time of a start
 
 import argparse
 import asyncio
@@ -40,15 +42,14 @@ import codecs
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
 import os
 import re
 import resource
-import secrets
 import shlex
 import signal
 import socket
@@ -58,11 +59,9 @@ import termios
 import time
 import traceback
 from collections import deque
-from datetime import datetime, timezone
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import AbstractSet, Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
-from urllib.parse import parse_qs
 
 # ---- Policy and limits: every number with its unit and its reason. ----
 
@@ -464,8 +463,14 @@ HEADER_LINE = re.compile(rf"({NAME}):([^{CONTROLS}]*)")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 ORIGIN = re.compile(rf"(https?)://{HOST.pattern}", re.IGNORECASE)
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+LOOPBACK_6 = (1).to_bytes(16, "big")
 REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
            408: "Request Timeout", 426: "Upgrade Required", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+
+
+def new_id(size: int) -> str:
+    """Hexadecimal, of so many random bytes; the module `secrets` would load four others for it."""
+    return os.urandom(size).hex()
 
 
 def new_key() -> str:
@@ -564,10 +569,11 @@ def _words(value: str) -> Set[str]:
 
 
 def is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    """127.0.0.0/8 or ::1 (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3)."""
+    for family, is_own in ((socket.AF_INET, lambda packed: packed[0] == 127), (socket.AF_INET6, lambda packed: packed == LOOPBACK_6)):
+        with contextlib.suppress(OSError, ValueError):  # it is none of this family; NUL
+            return is_own(socket.inet_pton(family, address.partition("%")[0]))
+    return False
 
 
 def is_own_name(name: str, gate: Gate) -> bool:
@@ -590,6 +596,7 @@ def is_own_origin(origin: str, host: str, place: Place) -> bool:
 
 def has_token(request: HttpRequest, token: str) -> bool:
     scheme, _, given = request.first("authorization").partition(" ")
+    from urllib.parse import parse_qs
     offered = [given.strip(" \t").encode("latin-1") if scheme.lower() == "bearer" else b""]
     offered += [value.encode("utf-8", "surrogateescape") for value in
                 parse_qs(request.target.partition("?")[2], errors="surrogateescape").get("token", [])[:1]]
@@ -718,6 +725,9 @@ def _read_integer(digits: str) -> int:
     return int(digits)
 
 
+DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_read_integer)
+
+
 def count_values(text: str) -> int:
     """About how many values a JSON text holds, without parsing it; more than VALUES as soon as it has that many strings.
 
@@ -735,7 +745,7 @@ def parse_message(text: str) -> Union[Request, RpcError]:
     if len(text) > WIDE_BYTES and count_values(text) > VALUES:
         return RpcError(INVALID_REQUEST, f"a message of more than {VALUES} values; batches are not taken")
     try:
-        message = json.loads(text, parse_constant=_no_constant, parse_int=_read_integer)
+        message = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         return RpcError(PARSE_ERROR, f"not JSON: {error}")
     return parse_request_object(message)
@@ -867,7 +877,7 @@ def write_private(path: Path, text: str) -> int:
 
     What comes back is its descriptor. As long as that is open the file is locked, so that others see that its bridge lives.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    draft = path.with_name(f".{path.name}.{new_id(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # before others can find it
     try:
@@ -979,7 +989,6 @@ class Seen(NamedTuple):
 
 PS_TABLE = ("ps", "-axo", "pid=,ppid=,pgid=,uid=,stat=,lstart=")
 PS_ENVIRONMENTS = ("ps", "-axwwE", "-o", "pid=,command=")  # macOS; -E adds the environment to the command
-CHILDREN = "/proc/{}/task/{}/children"  # proc(5); exact as long as nobody else reaps them
 PR_SET_CHILD_SUBREAPER = 36
 HAS_PROC = os.path.exists("/proc/self/environ")
 GONE = frozenset({errno.ENOENT, errno.ESRCH})  # a process that ended while it was looked at
@@ -1063,13 +1072,15 @@ def markers_in(words: Iterable[bytes]) -> FrozenSet[str]:
 
 
 def read_whole(path: str) -> bytes:
-    descriptor, blocks = os.open(path, os.O_RDONLY | os.O_CLOEXEC), [b"-"]
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        while blocks[-1]:
-            blocks.append(os.read(descriptor, BLOCK_BYTES))
-        return b"".join(blocks[1:])
+        return read_all(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_all(descriptor: int) -> bytes:
+    return b"".join(iter(lambda: os.read(descriptor, BLOCK_BYTES), b""))
 
 
 def read_ps(table: str, environments: str) -> Dict[int, Seen]:
@@ -1097,14 +1108,21 @@ def find_family(seen: Mapping[int, Seen], markers: FrozenSet[str], leader: Optio
     return [seen[pid] for pid in sorted(found)]
 
 
-def adopt_orphans() -> bool:
-    """Makes this process the parent of all its descendants that lose theirs (prctl(2): PR_SET_CHILD_SUBREAPER); whether that, and seeing one's
-    children at a glance, is possible here (Linux)."""
+def adopt_orphans() -> Optional[int]:
+    """Makes this process, which has one thread, the parent of all its descendants that lose theirs (prctl(2): PR_SET_CHILD_SUBREAPER). What
+    comes back is the descriptor in which its children can be read (proc(5); exact, since nobody else reaps them); None where that is not
+    possible (macOS, Linux without CONFIG_PROC_CHILDREN)."""
     try:
         import ctypes
-        return ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 and os.path.exists(CHILDREN.format("self", os.getpid()))
+        is_done = ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        return os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC) if is_done else None
     except (ImportError, OSError, AttributeError):
-        return False
+        return None
+
+
+def now_ticks() -> int:
+    """Now in the clock ticks of `Seen.started`; 0 where there is no /proc."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")) if HAS_PROC else 0
 
 
 class Table:
@@ -1117,17 +1135,21 @@ class Table:
     def __init__(self, since: Callable[[], int], leaders: Callable[[], AbstractSet[int]]) -> None:
         self._since, self._leaders, self._seen, self._spare = since, leaders, None, []
         self._blank: Set[Tuple[int, int]] = set()
-        self._adopts = adopt_orphans()
+        self._children: Optional[int] = None  # where the bridge's own children can be read
         self._reserve()
 
+    def adopt(self) -> None:
+        """To be called before a process is started whose orphans are to be seen."""
+        if self._children is None and HAS_PROC:
+            self._children = adopt_orphans()
+
     def has_orphans(self) -> bool:
-        """Whether anything is left of a process that has ended: then it has become the bridge's child. That costs a fiftieth of a look
+        """Whether anything is left of a process that has ended: then it has become the bridge's child. That costs a hundredth of a look
         at the whole table. True where it can't be told."""
-        if not self._adopts:
+        if self._children is None:
             return True
-        with self._room():
-            children = {int(child) for thread in os.listdir("/proc/self/task") for child in read_whole(CHILDREN.format("self", thread)).split()}
-        return not children <= self._leaders()
+        os.lseek(self._children, 0, os.SEEK_SET)
+        return not {int(child) for child in read_all(self._children).split()} <= self._leaders()
 
     def look(self, is_fresh: bool = False) -> Mapping[int, Seen]:
         if self._seen is None or is_fresh:
@@ -1139,11 +1161,6 @@ class Table:
     def refresh(self) -> None:
         """Whoever asks from now on gets to see what happened up to now."""
         self._seen = None
-
-    def start_of(self, pid: int) -> int:
-        """When a child that is not reaped started, to compare with `Seen.started`; 0 where there is no /proc."""
-        with self._room():
-            return int(read_whole(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19]) if HAS_PROC else 0
 
     def _reserve(self) -> None:
         self._spare = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(2)]
@@ -1223,13 +1240,14 @@ def find_program(order: Order) -> str:
     folder, program = find_folder(order.cwd), order.argv[0]
     if sum(map(len, order.argv)) + sum(len(name) + len(value) for name, value in (order.env or {}).items()) > ARGUMENT_CHARS:
         raise start_error(program, errno.E2BIG)
-    places = dict.fromkeys([""] if "/" in program else os.get_exec_path(order.env))
+    path = (os.environ if order.env is None else order.env).get("PATH", os.defpath)
+    places = dict.fromkeys([""] if "/" in program else path.split(os.pathsep))
     if len(places) > PLACES:
         raise RpcError(INVALID_PARAMS, f"env: PATH names {len(places)} folders; at most {PLACES} are looked at")
     paths = [os.path.join(folder, place, program) for place in places]
-    for path in paths:
-        if os.access(path, os.X_OK) and os.path.isfile(path):
-            return path
+    for candidate in paths:
+        if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
+            return candidate
     raise start_error(program, errno.EACCES if any(map(os.path.exists, paths)) else errno.ENOENT)
 
 
@@ -1319,9 +1337,15 @@ def _as_bytes(word: str) -> bytes:
     return word.encode("utf-8", "surrogateescape")
 
 
+@functools.lru_cache(maxsize=1)
+def own_environment() -> Dict[bytes, bytes]:
+    """The bridge's, which stays as it is; os.environb encodes every name and value each time."""
+    return dict(os.environb)
+
+
 def child_environment(order: Order, process_id: str) -> Dict[bytes, bytes]:
     """The order's environment, else the bridge's own, with the marker and without the token."""
-    given = os.environb if order.env is None else {_as_bytes(name): _as_bytes(value) for name, value in order.env.items()}
+    given = own_environment() if order.env is None else {_as_bytes(name): _as_bytes(value) for name, value in order.env.items()}
     environment = {**given, _as_bytes(MARKER_PREFIX + process_id): b"1"}
     environment.pop(_as_bytes(TOKEN_VARIABLE), None)
     return environment
@@ -1346,6 +1370,8 @@ def spawn(order: Order, program: str, process_id: str, umask: int, prepare: Opti
 
 class Clock:
     """A stopwatch that can stand still; when it has run for `limit_s` (None: never) it calls `on_limit`."""
+
+    __slots__ = ("_loop", "_limit_s", "_on_limit", "_spent_s", "_since", "_timer")  # with those below: a fifth of a session's memory
 
     def __init__(self, limit_s: Optional[float], on_limit: Callable[[], None]) -> None:
         self._loop, self._limit_s, self._on_limit = asyncio.get_running_loop(), limit_s, on_limit
@@ -1381,14 +1407,17 @@ class Clock:
 class Characters:
     """Cuts a stream of bytes between characters, and replaces what is not UTF-8 as `bytes.decode(errors="replace")` would."""
 
+    __slots__ = ("_decoder",)
+
     def __init__(self) -> None:
-        self._decoder, self._is_inside = codecs.getincrementaldecoder("utf-8")("replace"), False  # inside a character
+        self._decoder: Optional[codecs.IncrementalDecoder] = None  # while it is inside a character
 
     def take(self, block: bytes, is_last: bool) -> bytes:
-        if not self._is_inside and is_utf8(block):  # as nearly always: nothing to be done
+        if self._decoder is None and is_utf8(block):  # as nearly always: nothing to be done
             return block
-        text = self._decoder.decode(block, is_last)
-        self._is_inside = bool(self._decoder.getstate()[0])
+        decoder = self._decoder or codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(block, is_last)
+        self._decoder = decoder if decoder.getstate()[0] else None
         return text.encode("utf-8")
 
 
@@ -1402,6 +1431,8 @@ def is_utf8(block: bytes) -> bool:
 class Stream:
     """An output pipe of a process, read in blocks as they come. `on_output` gets its name, whole characters in UTF-8, and how many bytes
     were read."""
+
+    __slots__ = ("is_open", "_loop", "_name", "_pipe", "_on_output", "_on_end", "_is_listening", "_characters")
 
     def __init__(self, name: str, pipe: Any, on_output: Callable[[str, bytes, int], None], on_end: Callable[[], None]) -> None:
         self.is_open = True
@@ -1482,6 +1513,8 @@ class Feed:
 class Kept:
     """A process's messages in order: the last of those that were sent, then those that wait. Numbered from 1 without a gap."""
 
+    __slots__ = ("waiting_bytes", "sent_bytes", "last", "_limit_bytes", "_sent", "_waiting")
+
     def __init__(self, limit_bytes: int) -> None:
         self.waiting_bytes = self.sent_bytes = self.last = 0  # last: the number of the newest
         self._limit_bytes, self._sent, self._waiting = limit_bytes, deque(), deque()
@@ -1526,9 +1559,10 @@ Phase = Enum("Phase", {"RUNNING": "running", "PAUSED": "paused", "ENDED": "ended
 
 
 class Process:
-    """A started order. What it writes goes into `kept`; the `viewer`, if there is one, is told to fetch it from there."""
+    """A started order. What it writes goes into `kept`; the `viewer`, if there is one, is told to fetch it from there. `started`: in clock
+    ticks, when it did not run yet."""
 
-    def __init__(self, process_id: str, order: Order, popen: subprocess.Popen, leash: Leash, grace_s: float, table: Table,
+    def __init__(self, process_id: str, order: Order, popen: subprocess.Popen, leash: Leash, started: int, grace_s: float, table: Table,
                  on_end: Callable[[Process], None]) -> None:
         self.id, self.label, self.pid, self.phase = process_id, order.label, popen.pid, Phase.RUNNING
         self.kept, self.outputs, self.output_bytes = Kept(KEPT_BYTES), 0, 0  # outputs: the newest `seq`
@@ -1537,13 +1571,13 @@ class Process:
         self.mark = 0  # where its newest message ends in what the viewer was sent
         self.left_bytes = 0  # the bridge's: what it kept at its end
         self.expiry: Optional[asyncio.TimerHandle] = None  # the bridge's: for a client to come (back) to it
-        self.started = table.start_of(popen.pid)
+        self.started = started
         self._stop_signal, self._popen, self._leash, self._grace_s = order.stop_signal, popen, leash, grace_s
         self._table, self._on_end = table, on_end
         self._marker, self._known = frozenset({MARKER_PREFIX + process_id}), frozenset()
         self._status, self._ending = "completed", None  # _ending: the task that ends it
         self._is_cancelled = self._hurry = False
-        self._started_at = datetime.now(timezone.utc)
+        self._started_at = time.time()
         self._life = Clock(order.timeout_s, lambda: self.end("timeout"))
         self._idle = Clock(order.idle_timeout_s, lambda: self.end("stalled"))
         self._feed = Feed(popen.stdin, order.stdin) if popen.stdin else None
@@ -1552,7 +1586,7 @@ class Process:
         self.regulate()
 
     def describe(self) -> Dict[str, Any]:
-        started_at = self._started_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        started_at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(self._started_at))}.{int(self._started_at % 1 * 1000):03}Z"
         return {"process_id": self.id, "label": self.label, "pid": self.pid, "state": self.phase.value, "started_at": started_at,
                 "elapsed": round(self._life.spent_s(), 3), "output_bytes": self.output_bytes}
 
@@ -1750,7 +1784,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, bridge: Bridge) -> None:
-        self.id, self.processes = secrets.token_hex(4), {}  # those that it views, by their ids
+        self.id, self.processes = new_id(4), {}  # those that it views, by their ids
         self.views: Set[Process] = set()  # those of them that have, or will have, something to send
         self._bridge, self._inbox, self._outbox = bridge, b"", []  # _outbox: what is to be written in one piece
         self._is_choked = self._is_working = self._is_closing = False  # closing: our close frame went first
@@ -2171,12 +2205,13 @@ class Bridge:
                 raise RpcError(LIMIT_REACHED, problem)
 
     def _start(self, order: Order, program: str) -> Process:
-        process_id = secrets.token_hex(8)
+        process_id = new_id(8)
         try:
             self._journal.begin(process_id)
         except OSError as error:
             raise start_error("the bridge's journal", error.errno) from None
-        leash = Leash(self._leash_pipe)
+        self._table.adopt()
+        leash, started = Leash(self._leash_pipe), now_ticks()
         try:
             popen = spawn(order, program, process_id, self._options.umask, self._prepare, leash)
         except RpcError:
@@ -2184,7 +2219,7 @@ class Bridge:
             self._journal.finish(process_id)
             raise
         try:
-            process = Process(process_id, order, popen, leash, self._options.grace, self._table, self._on_process_end)
+            process = Process(process_id, order, popen, leash, started, self._options.grace, self._table, self._on_process_end)
         except OSError as error:  # nothing may run that nobody watches
             send_signal(os.killpg, popen.pid, signal.SIGKILL)
             popen.communicate()
@@ -2394,12 +2429,25 @@ def in_range(kind: Callable[[str], Any], name: str, lowest: float, highest: floa
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Asks for the width itself: argparse would load shutil, and with it four libraries for compression, at every start."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=terminal_columns() - 2)
+
+
+def terminal_columns() -> int:
+    with contextlib.suppress(ValueError, OSError):
+        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(sys.__stdout__.fileno()).columns or 80
+    return 80
+
+
 def make_parser() -> argparse.ArgumentParser:
     seconds, count = in_range(float, "seconds", 0, SECONDS_MAX), in_range(int, "count", 1, 1_000_000)
     parser = argparse.ArgumentParser(
         prog="ws_bridge.py", usage="ws_bridge.py [options]", epilog=PAGE,
         description="Runs commands for WebSocket clients on this machine and streams their output.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=HelpFormatter)
     add = parser.add_argument_group("where it listens").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s); any but loopback needs --expose")
     add("--port", type=in_range(int, "port", 0, 65535), default=DEFAULT_PORT, help="port (default %(default)s); 0 takes a free one")
@@ -2510,7 +2558,7 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
         raise BridgeError(f"the token file {path} holds no token, or others can reach it; it must be a file of yours with mode 0600"
                           if options.token_file else
                           f"the token file {path} is in use by your bridge on this port of another address: give this one a --token-file")
-    token = secrets.token_urlsafe(32)
+    token = base64.urlsafe_b64encode(os.urandom(32)).decode("ascii").rstrip("=")
     try:
         descriptor = write_private(path, token + "\n")
     except OSError as error:
