@@ -23,7 +23,7 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
               NO_COLOR          no colours on the terminal
 
 Sections, each using only what stands above it:
-    Policy · Errors · Secrets · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
+    Policy · Patterns · Errors · Secrets · Shelf · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
     History · Metrics · Bridge · Runs · Running · Documents · Terminal · Jobs · Replay · Module · Command line
 
 Known gaps, on purpose: criteria outside the table of kinds are matched by their words and never count as proved; a secret
@@ -58,7 +58,10 @@ SCHEMA = 1                            # of the JSON documents
 DEFAULT_BRIDGE = "ws://127.0.0.1:8004"
 DEFAULT_RETRIES = 2                   # where the spec has a retry strategy
 ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; longer prompts go in by standard input
-LINE_LIMIT_CHARS = 64 * 1024 * 1024   # a longer stream line is dropped and counted, never the run
+LINE_LIMIT_CHARS = 16 * 1024 * 1024   # a longer stream line is dropped and counted, never the run; images in one take some MiB
+SHELF_CHARS = 16 * 1024 * 1024        # what tools took and returned is held in memory up to so much, beyond it in a file
+SHELVED_CHARS = 512                   # but for what is shorter
+RECENT_MESSAGES = 64                  # of Claude's whose tokens are known each; older ones are only in the sum
 EVENTS_IN_A_LINE = 20                 # so often a broken line is searched for whole events
 STDERR_CHARS = 65536                  # of the agent's stderr the end is kept, for the message if there is no result
 JUDGE_LIMIT_S = 300                   # for --judge, which only reads; never more than the task's own limit if that is longer
@@ -87,6 +90,29 @@ BRIDGE_START_S = 15                   # a bridge that has not said where it list
 CANCEL_S = 15                         # so long the end of what is cancelled is waited for: the bridge's grace, and more
 POLL_S = 0.2                          # how often signals, clocks and the live line are looked at
 NESTED_SESSION = ("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CODE_SESSION_ID", "CLAUDE_CODE_CHILD_SESSION")
+
+
+# ---- Patterns: what text is searched for ----
+
+class Pattern:
+    """A regular expression, compiled when it is first used: to compile all of this file's takes as long as all else at a start."""
+
+    def __init__(self, pattern: str, flags: int = 0):
+        self.pattern, self._flags = pattern, flags
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        compiled = re.compile(self.pattern, self._flags)
+        self.__dict__.update({method: getattr(compiled, method) for method in PATTERN_METHODS})
+        return getattr(compiled, name)
+
+    def made(self, match: Any) -> bool:
+        """Whether it is this pattern's match."""
+        return match.re.pattern == self.pattern
+
+
+PATTERN_METHODS = ("search", "match", "fullmatch", "finditer", "findall", "split", "sub", "subn", "groups", "groupindex")
 
 
 # ---- Errors: one base; what it says goes to the user as it stands, exit_status to the shell ----
@@ -142,15 +168,16 @@ class CallError(CcError):
 # ---- Secrets: text -> the same without what looks like a key or a token. All that is kept and shown goes through here. ----
 
 MASK = "***"
-SECRET_VARIABLE = re.compile(r"(?:(?:^|_|API|AUTH|ACCESS|PRIVATE|SECRET)KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?:^|_)(?:PASS|PAT)|_PWD"
+SECRET_VARIABLE = Pattern(r"(?:(?:^|_|API|AUTH|ACCESS|PRIVATE|SECRET)KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?:^|_)(?:PASS|PAT)|_PWD"
                              r"|CREDENTIAL)S?(?:_(?:BASE|ID|\d{1,3}))?$", re.I)
 SHORTEST_SECRET_CHARS = 8             # a shorter value of such a variable is a switch or a name, and masking it would garble everything
 SECRET_LINE_CHARS = 16                # of a value of several lines each line as long is one too: it may be shown with numbers or indented
 
 
 class SecretForm(NamedTuple):
-    """One look of a secret. Only a text that holds one of the signs is searched for the pattern, which costs fifty times as much; of
-    what the pattern finds, its first group stays, to tell what was there. All are bounded, so that a text without end can be cut."""
+    """One look of a secret. Only a text that has one of the signs, patterns that begin with a letter or more as they are, is searched for
+    the pattern, which costs fifty times as much; of what that finds, its first group stays, to tell what was there. All are bounded, so
+    that a text without end can be cut."""
     signs: Tuple[str, ...]
     pattern: str
 
@@ -167,33 +194,33 @@ SCHEMES = "bearer|basic|token|digest|apikey|ssws|negotiate|ntlm|bot|key|hawk|sig
 SECRET_FORMS = (
     SecretForm(("sk-ant-",), r"(sk-ant-)[\w-]{8,400}"),                                                                   # Anthropic
     SecretForm(("sk-",), rf"{START}(sk-(?:proj-|svcacct-|admin-)?)(?!ant-)(?=[\w-]{{0,200}}\d)[\w-]{{20,400}}"),          # OpenAI
-    SecretForm(("AKIA", "ASIA", "ABIA", "ACCA"),                                                                         # AWS
+    SecretForm(("A(?:[KSB]I|CC)A",),                                                                         # AWS
                r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    SecretForm(("ecret", "ECRET", "ession", "ESSION"),
+    SecretForm(("ecret_?[aAkK]", "ECRET_?[AK]", "ession_?[tT]", "ESSION_?T"),
                rf"(?i:((?:aws_?)?secret_?(?:access_?)?key{IS}|(?:aws_?)?session_?token{IS}))(?:[A-Za-z0-9/+=]|\\/){{30,4096}}"),
-    SecretForm(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,400}"),           # GitHub
-    SecretForm(("glpat-", "gldt-", "glrt-", "glrtr-", "glptt-", "glcbt-", "gloas-", "glft-", "glimt-", "glsoat-"),         # GitLab
+    SecretForm(("gh[pousr]_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,400}"),           # GitHub
+    SecretForm(("gl[a-z]{2,4}-",),         # GitLab
                r"(gl(?:pat|dt|rtr?|ptt|cbt|oas|ft|imt|soat)-)[\w.-]{20,400}"),
-    SecretForm(("xox", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,400}"),                                       # Slack
-    SecretForm(("hooks.slack.com",), r"(hooks\.slack\.com\\?/(?:services|workflows|triggers)\\?/)(?:[\w/-]|\\/){10,400}"),
-    SecretForm(("AIza", "ya29.", "GOCSPX-"), r"(AIza(?=[\w-]{35})|ya29\.|GOCSPX-)[\w-]{20,2048}"),                         # Google
-    SecretForm(("k_live_", "k_test_", "whsec_"), rf"{START}((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{{10,400}}"),      # Stripe
+    SecretForm(("xox[a-z]", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,400}"),                                       # Slack
+    SecretForm((r"hooks\.slack\.com",), r"(hooks\.slack\.com\\?/(?:services|workflows|triggers)\\?/)(?:[\w/-]|\\/){10,400}"),
+    SecretForm(("AIza", r"ya29\.", "GOCSPX-"), r"(AIza(?=[\w-]{35})|ya29\.|GOCSPX-)[\w-]{20,2048}"),                         # Google
+    SecretForm(("k_(?:live|test)_", "whsec_"), rf"{START}((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{{10,400}}"),      # Stripe
     SecretForm(("npm_", "hf_", "pypi-"), rf"{START}(npm_|hf_|pypi-)(?:(?<=pypi-)[\w-]{{50,400}}|[A-Za-z0-9]{{30,400}})"),
-    SecretForm(("shpat_", "dop_v1_", "hvs.", "dckr_pat_", "gsk_", "AGE-SECRET-KEY-", "ATATT3", "lin_api_", "ntn_"),        # others
+    SecretForm(("shpat_", "dop_v1_", r"hvs\.", "dckr_pat_", "gsk_", "AGE-SECRET-KEY-", "ATATT3", "lin_api_", "ntn_"),        # others
                rf"{START}(shpat_|dop_v1_|hvs\.|dckr_pat_|gsk_|AGE-SECRET-KEY-|ATATT3|lin_api_|ntn_)[\w=-]{{20,400}}"),
-    SecretForm(("SG.",), rf"{START}(SG\.)[\w-]{{16,100}}\.[\w-]{{16,100}}"),                                              # SendGrid
+    SecretForm((r"SG\.",), rf"{START}(SG\.)[\w-]{{16,100}}\.[\w-]{{16,100}}"),                                              # SendGrid
     SecretForm(("eyJ",), rf"{START}(eyJ)[\w-]{{8,4096}}\.eyJ[\w-]{{8,8192}}(?:\.[\w-]{{0,4096}})?"),                       # RFC 7519
     SecretForm(("PRIVATE KEY",),                                                                                         # RFC 7468
                rf"(-----BEGIN [A-Z ]{{0,40}}PRIVATE KEY(?: BLOCK)?-----)(?:{PEM}{{0,16384}}?-----END [A-Z ]{{1,40}}-----|{BASE64}{{1,300}})"),
     SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS}(?:{SCHEMES})\s+(?:\\{{0,4}}[\"'])?))(?!\*){VALUE}{{3,4096}}"),
     SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS})){CODE}{{16,4096}}"),
-    SecretForm(("pi-key", "PI-KEY", "pi-Key", "PI-Key", "-token", "-Token", "-TOKEN"),
+    SecretForm(("-(?:[tT]oken|TOKEN|[kK]ey|KEY)",),
                rf"(?i:((?:api-key|(?:private|auth|access|vault|refresh|job)-token){IS})){CODE}{{8,4096}}|(?i:(x-api-key{IS})){VALUE}{{8,4096}}"),
     SecretForm(("earer ", "EARER "), rf"(?i:({START}bearer\s+))(?=[\w.~+/=-]{{0,400}}\d)[\w.~+/=-]{{16,4096}}"),          # RFC 6750
-    SecretForm(("://", ":\\/\\/"),                                                                                       # RFC 3986: userinfo
+    SecretForm((r":\\?/\\?/",),                                                                                       # RFC 3986: userinfo
                r"""(\w:\\?/\\?/[^\s:/@"'\\?#,)]{0,256}:)(?!\$\{|\$[A-Z_]{1,60}@|%(?![0-9A-Fa-f]{2})|[{<*]|\d{1,5}[,;)\]?#/])"""
                r"""[^\s/"'\\?#]{1,1024}(?=@)"""),
-    SecretForm(("token=", "key=", "secret=", "password="),
+    SecretForm(("=(?:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))",),
                r"""([?&](?:[\w-]{1,40}_)?(?:token|api_?key|key|secret|password)=)[^\s&#"'\\]{4,1024}"""),
 )
 
@@ -219,7 +246,7 @@ def make_mask(environment: Mapping[str, str], hide: Callable[[str], str] = lambd
     """The function that takes secrets out of a text: those of this environment, and what looks like one. `hide` says what stands there
     instead."""
     values = own_secrets(environment)
-    forms = [(form.signs, re.compile(form.pattern)) for form in SECRET_FORMS]
+    forms = [([Pattern(sign) for sign in form.signs], Pattern(form.pattern)) for form in SECRET_FORMS]
 
     def hidden(found: Any) -> str:
         kept = next(filter(None, found.groups()), "")
@@ -229,7 +256,7 @@ def make_mask(environment: Mapping[str, str], hide: Callable[[str], str] = lambd
         for value in values:
             text = text.replace(value, hide(value)) if value in text else text
         for signs, pattern in forms:
-            if any(sign in text for sign in signs):
+            if any(sign.search(text) for sign in signs):
                 text = pattern.sub(hidden, text)
         return text
     return mask
@@ -282,6 +309,56 @@ def masked_event(line: str, mask: Callable[[str], str]) -> str:
     return told if is_whole else json.dumps(event, ensure_ascii=False, separators=(",", ":"))
 
 
+# ---- Shelf: long texts, of which there may be more than memory holds ----
+
+class Shelf:
+    """Takes texts and gives them back; once it has taken SHELF_CHARS, from a file without a name, which goes with it."""
+
+    def __init__(self) -> None:
+        self._left_chars, self._size = SHELF_CHARS, 0
+        self._file: Any = None
+
+    def put(self, text: str) -> "Union[str, Shelved]":
+        """The text itself or, in its place, where it lies."""
+        if len(text) < SHELVED_CHARS:
+            return text
+        self._left_chars -= len(text)
+        return text if self._left_chars >= 0 else self._lay_down(text)
+
+    def _lay_down(self, text: str) -> "Union[str, Shelved]":
+        import tempfile
+        data, at = text.encode("utf-8", "surrogatepass"), self._size
+        try:
+            self._file = self._file or tempfile.TemporaryFile(buffering=0)
+            view = memoryview(data)
+            while view:
+                view = view[os.pwrite(self._file.fileno(), view, at + len(data) - len(view)):]
+        except OSError:               # no room on the disk: then it takes memory, and is not lost
+            return text
+        self._size += len(data)
+        return Shelved(self, at, len(data))
+
+    def take(self, at: int, size: int) -> str:
+        data = b""
+        while len(data) < size:
+            piece = os.pread(self._file.fileno(), size - len(data), at + len(data))
+            if not piece:
+                raise OSError(f"{size - len(data)} bytes of what was put aside are gone")
+            data += piece
+        return data.decode("utf-8", "surrogatepass")
+
+
+class Shelved(NamedTuple):
+    """Where a text lies on a shelf: its place and size in bytes."""
+    shelf: Shelf
+    at: int
+    size: int
+
+
+def unshelved(text: Union[str, Shelved]) -> str:
+    return text if isinstance(text, str) else text.shelf.take(text.at, text.size)
+
+
 # ---- Data: what crosses from one section to the next ----
 
 class Criterion(NamedTuple):
@@ -331,11 +408,20 @@ class Spec(NamedTuple):
 class ToolCall(NamedTuple):
     """A tool call and what it returned. `failed` is None where the CLI leaves it open (grep without a match)."""
     name: str
-    input: Mapping[str, Any]
-    output: str = ""
+    input: Mapping[str, Any]          # but for long values, such as a written file's content
+    returned: Union[str, Shelved] = ""
     failed: Optional[bool] = False
     finished: bool = False
     background: str = ""              # it went on there (running, completed, failed, killed), or was cut off: what it printed is not known
+    long_input: Union[str, Shelved] = ""   # the input whole, as JSON, if `input` is not
+
+    @property
+    def output(self) -> str:
+        return unshelved(self.returned)
+
+    def whole_input(self) -> str:
+        """As JSON."""
+        return unshelved(self.long_input) or json.dumps(self.input, ensure_ascii=False)
 
 
 class Ended(NamedTuple):
@@ -625,23 +711,23 @@ LABELS = {
 }
 FILE_WIDE = ("timeout", "tools", "directory", "model", "max_turns", "budget")
 
-FENCE = re.compile(r"\s*(`{3,}|~{3,})([^`]*)$")
-HEADING = re.compile(r" {0,3}(#{1,6})(?=\s|$)")
-UNDERLINE = re.compile(r" {0,3}(=+|-{3,})\s*$")
+FENCE = Pattern(r"\s*(`{3,}|~{3,})([^`]*)$")
+HEADING = Pattern(r" {0,3}(#{1,6})(?=\s|$)")
+UNDERLINE = Pattern(r" {0,3}(=+|-{3,})\s*$")
 EMOJI = r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?"
 # "Task 2", also "Task 2 of 3 (optional)"
 COUNTED = r"Task\s{1,4}#?\d{1,6}(?:\s{0,2}(?:/|of)\s{0,2}\d{1,6})?\s{0,4}(?:\([^()]{1,60}\)\s{0,4})?"
-TASK_WORDS = re.compile(rf"(?:\[[ xX]\]\s+)?{EMOJI}{COUNTED}(?:$|[:：.)–—-](?!\d)\s*)", re.I)
-BOLD_TASK = re.compile(rf"(?:(?:[-*+]|\d{{1,3}}[.)])\s{{1,4}})?(\*\*|__)({COUNTED})"
+TASK_WORDS = Pattern(rf"(?:\[[ xX]\]\s+)?{EMOJI}{COUNTED}(?:$|[:：.)–—-](?!\d)\s*)", re.I)
+BOLD_TASK = Pattern(rf"(?:(?:[-*+]|\d{{1,3}}[.)])\s{{1,4}})?(\*\*|__)({COUNTED})"
                        r"(?:\1\s{0,4}(?:[:：.–—-]|$)|[:：.–—-]\s{0,2}(?:\1)?)\s*", re.I)
-PLAIN_TASK = re.compile(rf"{COUNTED}[:：]", re.I)
-TEMPLATE = re.compile(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[NX]\b|\[|<|\{)")
-MARKER = re.compile(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.):](?=\s|$)|[）．、]))\s*")
-LABEL = re.compile(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}"
+PLAIN_TASK = Pattern(rf"{COUNTED}[:：]", re.I)
+TEMPLATE = Pattern(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[NX]\b|\[|<|\{)")
+MARKER = Pattern(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.):](?=\s|$)|[）．、]))\s*")
+LABEL = Pattern(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}"
                    r"(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
                    r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}(?:[:：]|$))|[:：])(?P<apart>\s+|(?<=：)|$)?")
-DASHED = re.compile(r"(Task|Prompt|Timeout|Time limit|(?:Success|Acceptance) criteria|Retry strategy)\s{1,3}[-–—]\s+", re.I)
-RULE = re.compile(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
+DASHED = Pattern(r"(Task|Prompt|Timeout|Time limit|(?:Success|Acceptance) criteria|Retry strategy)\s{1,3}[-–—]\s+", re.I)
+RULE = Pattern(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
 
 
@@ -893,26 +979,26 @@ WORK = r"(?:response|results?|outputs?|task|outcome|work|success|it)"
 FAILS = rf"(?:If\s+(?:(?:(?:the|this|any)\s+)?{WORK}|this)\s+(?:fails?|is\s+not\s+met)\b|On\s+failure\b)[,:]?\s+"
 AND_EVALUATE = r"[,\s]\s{0,20}(?:and\s{1,20})?evaluate\b"
 UNIT_ON_NEXT_LINE = r"\n(?=[ \t]{0,40}(?:\(|sec|min|hour))"
-LEAD_IN = re.compile(r"(?:Please\s+)?(?:Use|Using)\s+(?:your\s+|the\s+|my\s+)?\S{1,200}\.md\b[^:：.]{0,60}[:：]\s*"
+LEAD_IN = Pattern(r"(?:Please\s+)?(?:Use|Using)\s+(?:your\s+|the\s+|my\s+)?\S{1,200}\.md\b[^:：.]{0,60}[:：]\s*"
                      r"|(?:to\s+)?execute\s+(?:the|this)\s+(?:task|following)[:：]\s*|to\s+execute[:：]\s*", re.I)
 GREETING_CHARS = 60                   # "Hi, please use your x.md to execute the task: …"
 SENTENCES = {
-    "timeout": re.compile(
+    "timeout": Pattern(
         r"(?:(?:Expect|Allow|Set)\s+an?\s+(?:timeout|time\s+limit|execution\s+time)(?:\s+using\s+the\s+redis\s+prompt)?"
         r"(?:\s+of\b|:|(?=\s+\d))\s+|(?:Timeout|Time\s+limit):\s+|(?=(?:Use|Let)\s+(?:the\s+)?redis\s[^.\n]{1,30}\b(?:timeout"
         r"|time\s+limit)\b))"
         rf"(?P<value>(?:[^.,;\n]|[.,]\d|(?!{AND_EVALUATE}),|{UNIT_ON_NEXT_LINE}){{1,200}}?)"
         rf"(?:\.(?=\s|$|[^\x00-\x7f])|(?=(?!{UNIT_ON_NEXT_LINE})\n|$|;|{AND_EVALUATE}))", re.I),
-    "criteria": re.compile(
+    "criteria": Pattern(
         rf"(?:and\s+)?Evaluate\s+{OF}{WORK}\s+based\s+on\b(?:\s+(?:the\s+)?(?:following"
         rf"|these)(?:\s+criteria)?(?=\s*[:：]))?\s*[:：]?\s*"
         r"|(?:Success|Acceptance)\s+criteria\s*[:：]\s*", re.I),
-    "retry": re.compile(
+    "retry": Pattern(
         rf"{FAILS}(?P<value>(?:re)?try\s+(?:it\s+|again\s+)*with\b)|{FAILS}"
         rf"|Retry\s+(?:with\b(?:[^.\n]|\.\w|\n\S){{1,200}}?\s)?if\s+{OF}{WORK}\s+fails?\b"
         r"|Retry\s+strategy[:：]\s*(?P<rest>)", re.I),
 }
-LIST_START = re.compile(r"\(?(?:1|a(?=\)))[.)）．、]|[-*•]\s")
+LIST_START = Pattern(r"\(?(?:1|a(?=\)))[.)）．、]|[-*•]\s")
 
 
 class Sentence(NamedTuple):
@@ -1061,11 +1147,11 @@ def value_of_retry(match: Any) -> int:
 
 # -- values
 
-NUMBER = re.compile(r"(?:^|(?<=[\s,;；、，。]))\(?(?:(\d{1,3})|([a-z])(?=\)))(?:[.)](?=\s)|[）．、])\s*")
-DURATION = re.compile(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?=\W|\d|$)", re.I)
-APPROXIMATE = re.compile(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*|\s+(?:max(?:imum)?|at most|or less)$", re.I)
+NUMBER = Pattern(r"(?:^|(?<=[\s,;；、，。]))\(?(?:(\d{1,3})|([a-z])(?=\)))(?:[.)](?=\s)|[）．、])\s*")
+DURATION = Pattern(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?=\W|\d|$)", re.I)
+APPROXIMATE = Pattern(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*|\s+(?:max(?:imum)?|at most|or less)$", re.I)
 SECONDS = {"h": 3600, "m": 60, "s": 1}
-ESTIMATE_WORDS = re.compile(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate|set|choose)(?:\s+(?:on\s+)?the\s+(?:timeout"
+ESTIMATE_WORDS = Pattern(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate|set|choose)(?:\s+(?:on\s+)?the\s+(?:timeout"
                             r"|time\s+limit))?"
                             r"|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?(?:\s+(?:for\s+)?the\s+(?:timeout"
                             r"|time\s+limit))?", re.I)
@@ -1126,7 +1212,7 @@ def plain_text(lines: Sequence[Line]) -> str:
     return text
 
 
-QUOTES = re.compile(r"`[^`\n]*`|(?<![\w\"])\"[^\"\n]*(?:\n[^\"\n]+)?\"(?!\w)|[“„][^“”„\n]*(?:\n[^“”„\n]+)?[“”]")
+QUOTES = Pattern(r"`[^`\n]*`|(?<![\w\"])\"[^\"\n]*(?:\n[^\"\n]+)?\"(?!\w)|[“„][^“”„\n]*(?:\n[^“”„\n]+)?[“”]")
 
 
 def mask_quoted(text: str) -> str:
@@ -1186,8 +1272,8 @@ def split_criteria(entry: Field, warnings: List[str]) -> List[Item]:
     return [item._replace(text=item.text.strip()) for item in found if item.text.strip()]
 
 
-END_OF_ITEM = re.compile(r"(?:[,;；、，]|\band)+\s*(?:and)?$")
-NEXT_SENTENCE = re.compile(r"(?:\w\w\w|\s[a-z0-9]|[)\]\"'`”])[.!?]\s+(?=[A-Z][a-z]*\s)")
+END_OF_ITEM = Pattern(r"(?:[,;；、，]|\band)+\s*(?:and)?$")
+NEXT_SENTENCE = Pattern(r"(?:\w\w\w|\s[a-z0-9]|[)\]\"'`”])[.!?]\s+(?=[A-Z][a-z]*\s)")
 
 
 def warn_of_sentences(items: Sequence[Item], warnings: List[str]) -> None:
@@ -1398,7 +1484,7 @@ def reason_to_leave_out(line: Line, label: Optional[Line], value: Sequence[Line]
     return ""
 
 
-PART_OF_TASK = re.compile(r"(?:notes?|examples?|requirements?|inputs?|outputs?|steps?|details|format|constraints?|important|warning"
+PART_OF_TASK = Pattern(r"(?:notes?|examples?|requirements?|inputs?|outputs?|steps?|details|format|constraints?|important|warning"
                           r"|hint)",
                           re.I)
 
@@ -1505,7 +1591,7 @@ def warn_of_retry(entry: Field, text: str, warnings: List[str]) -> None:
 
 
 TOOL_FORMS = "tool names such as 'Write, Bash(git log:*)'"
-NONE = re.compile(r"none|no|n/a|no retr(?:y|ies)|[-–—]", re.I)
+NONE = Pattern(r"none|no|n/a|no retr(?:y|ies)|[-–—]", re.I)
 
 
 def required(items: List[Any], entry: Field, file: str, expected: str) -> List[Any]:
@@ -1673,16 +1759,23 @@ TOKENS = (("inputTokens", "input_tokens"), ("cacheReadInputTokens", "cache_read_
           ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # what was read: names in modelUsage, and in usage
 
 
+KEPT_INPUTS = ("command", "file_path", "path", "pattern", "description")   # of a tool's input, whatever their length
+
+
+def is_long(value: Any) -> bool:
+    """Of a tool's input: a file's content, or a list of edits."""
+    return not (value is None or isinstance(value, (bool, int, float))) and (not isinstance(value, str) or len(value) >= SHELVED_CHARS)
+
+
 class Stream:
     """What a run of the agent said: fed with pieces of its standard output, read at any time."""
 
     def __init__(self) -> None:
         self.session_id: Optional[str] = None
         self.calls: Dict[str, ToolCall] = {}          # by tool_use id, in the order of the calls
-        self.texts: List[str] = []                    # of the main loop, not of subagents
+        self.last_text = ""                           # of the main loop, not of subagents
         self.results: List[Mapping[str, Any]] = []
         self.synthetic: Optional[Mapping[str, Any]] = None   # a message about an error that the CLI wrote itself, if it is the last
-        self.inputs: Dict[str, Tuple[float, ...]] = {}       # tokens that each message read, by the rows of TOKENS, by its id
         self.rejections: Dict[str, Mapping[str, Any]] = {}   # rate_limit_info of rejections that are in force, by rateLimitType
         self.retrying: Optional[Mapping[str, Any]] = None    # the last api_retry, as long as nothing came after it
         self.unfinished: Tuple[str, ...] = ()         # background work that was still running at the last result
@@ -1690,8 +1783,11 @@ class Stream:
         self.is_over = False                          # a result was seen, and no further turn has begun since
         self.is_masked = False                        # (the beginning of) it was read from a transcript, which holds no secrets
         self.paused = 0.0                             # seconds for which the CLI sat out what the API refused
-        self.doing = "starting"
-        self.noise = self.unknown = self.oversized = 0
+        self.events = self.noise = self.unknown = self.oversized = 0
+        self._does: Union[str, ToolCall] = "starting"
+        self._inputs: Dict[str, Tuple[float, ...]] = {}      # tokens that recent messages read, by the rows of TOKENS, by their ids
+        self._input_before: Tuple[float, ...] = (0.0,) * len(TOKENS)   # and all earlier ones in sum
+        self._shelf = Shelf()
         self._background: Dict[str, Tuple[str, str]] = {}    # tool_use id and description of what runs, by task id
         self._rest: List[str] = []
         self._rest_chars = 0
@@ -1718,6 +1814,7 @@ class Stream:
         elif line.strip():
             events = read_events(line)
             self.noise += not events
+            self.events += len(events)
             for event in events:
                 self._see(event)
 
@@ -1733,11 +1830,11 @@ class Stream:
         subtype, task = event.get("subtype"), str(event.get("task_id"))
         if subtype == "init":
             self._note_session(event)
-            self.doing, self.is_over = "thinking", False
+            self._does, self.is_over = "thinking", False
         elif subtype == "api_retry":
             self.retrying = event
             self.paused += self.retry_delay
-            self.doing = f"retrying the API: {self.retry_error}"
+            self._does = f"retrying the API: {self.retry_error}"
         elif subtype == "task_started":
             self._background[task] = (str(event.get("tool_use_id")), str(event.get("description") or task))
         elif subtype in ("task_notification", "task_updated"):
@@ -1760,18 +1857,38 @@ class Stream:
             self.synthetic, self.is_over = event if told_by_cli else None, False
         if told_by_cli:
             return
-        usage = as_mapping(message.get("usage"))
-        self.inputs[str(message.get("id"))] = tuple(read_number(usage.get(name), 0.0) for _, name in TOKENS)
+        self._count_input(message)
         self.retrying, self.has_answered = None, True   # the API lets something through again
         self.rejections.clear()
         for block in blocks_of(message):
             if block.get("type") == "text" and not in_subagent:
-                self.texts.append(str(block.get("text", "")))
-                self.doing = shorten(self.texts[-1], 60)
+                self.last_text = self._does = str(block.get("text", ""))
             elif block.get("type") == "tool_use":
-                call = ToolCall(str(block.get("name")), as_mapping(block.get("input")))
-                self.calls[str(block.get("id"))] = call
-                self.doing = describe_call(call)
+                call = self._called(str(block.get("name")), as_mapping(block.get("input")))
+                self.calls[str(block.get("id"))] = self._does = call
+
+    def _count_input(self, message: Mapping[str, Any]) -> None:
+        """A message comes in several events, each with what is known by then, between which those of subagents may stand."""
+        usage = as_mapping(message.get("usage"))
+        self._inputs[str(message.get("id"))] = tuple(read_number(usage.get(name), 0.0) for _, name in TOKENS)
+        if len(self._inputs) > RECENT_MESSAGES:
+            oldest = self._inputs.pop(next(iter(self._inputs)))
+            self._input_before = tuple(map(sum, zip(self._input_before, oldest)))
+
+    @property
+    def input_tokens(self) -> Tuple[float, ...]:
+        """The tokens that all messages read, by the rows of TOKENS."""
+        return tuple(map(sum, zip(self._input_before, *self._inputs.values())))
+
+    @property
+    def doing(self) -> str:
+        """What the agent is doing, in a few words."""
+        return describe_call(self._does) if isinstance(self._does, ToolCall) else shorten(self._does, 60)
+
+    def _called(self, name: str, given: Mapping[str, Any]) -> ToolCall:
+        short = {key: value for key, value in given.items() if key in KEPT_INPUTS or not is_long(value)}
+        whole = json.dumps(given, ensure_ascii=False) if len(short) < len(given) else ""
+        return ToolCall(name, short, long_input=self._shelf.put(whole))
 
     def _user(self, event: Mapping[str, Any]) -> None:
         details = as_mapping(event.get("tool_use_result"))
@@ -1779,9 +1896,10 @@ class Stream:
             call_id = str(block.get("tool_use_id"))
             call = self.calls.get(call_id) if block.get("type") == "tool_result" else None
             if call:
-                self.calls[call_id] = with_result(call, block, details)
+                finished = with_result(call, block, details)
+                self.calls[call_id] = finished._replace(returned=self._shelf.put(finished.output))
                 self._note_background(call_id, call, details)
-                self.doing = "thinking"
+                self._does = "thinking"
 
     def _note_background(self, call_id: str, call: ToolCall, details: Mapping[str, Any]) -> None:
         """A result says whether its work goes on in the background; the CLI also starts a task for what merely takes long."""
@@ -1847,7 +1965,7 @@ class Stream:
     def text(self) -> str:
         """Claude's last text."""
         said = (self.result or {}).get("result")
-        return said if isinstance(said, str) and said else (self.texts[-1] if self.texts else "")
+        return said if isinstance(said, str) and said else self.last_text
 
 
 def session_calls(session: Sequence[Stream]) -> Tuple[ToolCall, ...]:
@@ -1859,7 +1977,7 @@ def session_calls(session: Sequence[Stream]) -> Tuple[ToolCall, ...]:
 def session_text(session: Sequence[Stream]) -> str:
     """Claude's last text, behind the last of each earlier part of the session, without the errors that ended those."""
     *earlier, last = session
-    return "\n\n".join([*(text for stream in earlier for text in stream.texts[-1:]), last.text])
+    return "\n\n".join([*(stream.last_text for stream in earlier if stream.last_text), last.text])
 
 
 def finite(text: str) -> Optional[float]:
@@ -1919,7 +2037,7 @@ def with_result(call: ToolCall, block: Mapping[str, Any], details: Mapping[str, 
     if details.get("backgroundTaskId") and not block.get("is_error"):
         return call._replace(failed=None, finished=True, background="running")   # what it returned is the CLI's own words
     failed = None if details.get("returnCodeInterpretation") else bool(block.get("is_error") or details.get("interrupted"))
-    return call._replace(output=output, failed=failed, finished=True)
+    return call._replace(returned=output, failed=failed, finished=True)
 
 
 def describe_call(call: ToolCall) -> str:
@@ -2006,7 +2124,7 @@ REASONS = {"max_turns": "max_turns", "budget_exhausted": "budget",
            "aborted_streaming": "interrupted", "aborted_tools": "interrupted"}
 STARTUP_FAILURES = {"bypass_root": "permission", "cwd_unavailable": "invalid_request", "config_file_invalid": "invalid_request",
                     "cli_version_too_old": "invalid_request"}
-NOT_THE_CLI = re.compile(r"\s*(?:\[|\(|at |warn|debug|info|hook|mcp\b|npm )", re.I)   # lines on stderr of what it started, and stack traces
+NOT_THE_CLI = Pattern(r"\s*(?:\[|\(|at |warn|debug|info|hook|mcp\b|npm )", re.I)   # lines on stderr of what it started, and stack traces
 NOT_RUNNABLE = (126, 127)             # a shell's or wrapper's exit codes for a program that is not executable or not there
 NEXT_STEPS = {
     "authentication": "Log in with `claude` and /login, or set ANTHROPIC_API_KEY (where that is set, it wins over a login); then run this "
@@ -2116,7 +2234,7 @@ WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 SPAN = r"(?:\d+(?:\.\d+)? ?(?:days?|d|hours?|h|minutes?|mins?|m|seconds?|secs?|s)\b[, ]*(?:and )?)+"
 RESET = r"\breset(?:s|ting)?(?: at| on)?"
-RESET_FORMS = tuple(re.compile(pattern) for pattern in (
+RESET_FORMS = tuple(Pattern(pattern) for pattern in (
     r"\|(?P<epoch>\d{10,13})\b",
     rf"\b(?:try again|retry(?:ing)?|resets?|wait)(?: in|[- _]after|)(?: for)?\W{{0,4}}(?P<span>{SPAN})",
     r"retry[- _]after\W{0,4}(?P<seconds>\d+(?:\.\d+)?)(?![\d:])",
@@ -2312,7 +2430,7 @@ class Finding(NamedTuple):
     short: str = ""
 
 
-TOKEN = re.compile(r"`([^`]+)`|(?<![\w=])(?:\"([^\"]+)\"|“([^”]+)”|'([^']+)')(?!\w)"
+TOKEN = Pattern(r"`([^`]+)`|(?<![\w=])(?:\"([^\"]+)\"|“([^”]+)”|'([^']+)')(?!\w)"
                    r"|((?:[^\s,;\"“”'`]|(?<=\w)'(?=\w)|(?<=[=(:\[])[\"'][^\"']*[\"']|(?<=\d),(?=\d))+)|([,;])")
 BARE_NAMES = {"makefile", "dockerfile", "readme", "license", "changelog", "procfile", "gemfile", "rakefile", "jenkinsfile", "vagrantfile"}
 FILE_NOUNS = {"file", "files", "script", "module"}
@@ -2341,7 +2459,7 @@ LEFT_HERE = (r"(?: left| there| present| around)?"
 A_WORK = r"(?:the (?:run|task|script|program|agent|project|repo|repository)|you|we|it|claude)"
 SEEN = r"(?:appears?|occurs?|shows? up|can be seen|(?:is|are) (?:printed|shown|displayed|visible|contained|present|there)|stands?)"
 OUT = r"(?:the )?(?:console |program |terminal |command |script )?(?:output|stdout|stderr|console|terminal)"
-REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
+REWRITES = tuple((Pattern(pattern, re.I), words) for pattern, words in (
     # who has to see to it, how sure, remarks
     (r"^(?:please )?(?:verify|check|ensure|make sure|confirm)(?: that)? ", ""),
     (r"^(?:new|created|generated|added)(?: files?)?: ", "creates "),
@@ -2433,7 +2551,7 @@ REWRITES = tuple((re.compile(pattern, re.I), words) for pattern, words in (
     (r"^(\0\d+\0|\S+) is an? (directory|folder|file)([.!]?)$", r"the \2 \1 exists\3"),
 ))
 PHRASE_CHARS = 1000                   # what is longer is no phrase; the patterns are not made for it
-QUOTED_WORDS = re.compile(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|(?<![\w=])'[^']+'(?!\w)")
+QUOTED_WORDS = Pattern(r"`[^`]+`|\"[^\"]+\"|“[^”]+”|(?<![\w=])'[^']+'(?!\w)")
 
 
 def plain_words(text: str) -> str:
@@ -2471,10 +2589,10 @@ def looks_like_path(word: str) -> bool:
     return "/" in word or word.lower() in BARE_NAMES or bool(re.fullmatch(r"(?:[\w@+~-][\w.@+~-]*)?\.[A-Za-z][\w.-]{0,15}", word))
 
 
-COUNTED = re.compile(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?"
+COUNTED = Pattern(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?"
                      r"|files?"
                      r"|sections?|items?|entr(?:y|ies)|imports?|words?|numbers?|records?)\b", re.I)
-FILE_NAME = re.compile(r"(?!(?:Node|Vue|Next|Nuxt|React|Express|D3|Three|Socket)\.)[\w@+~-][\w.@+~/-]*\."
+FILE_NAME = Pattern(r"(?!(?:Node|Vue|Next|Nuxt|React|Express|D3|Three|Socket)\.)[\w@+~-][\w.@+~/-]*\."
                        r"(?:py|pyi|js|mjs|ts|tsx|jsx|json|ya?ml|toml|md|rst|txt|html?|css|scss|csv|tsv|sh|rs|go|java|kt|c|h|cc|cpp"
                        r"|hpp|rb"
                        r"|php|sql|xml|ini|cfg|conf|lock|ipynb|svg|png|pdf|log)")
@@ -2508,7 +2626,7 @@ def read_names(segment: str) -> Optional[Subject]:
     return Subject(tuple(names), "or" in lower, noun) if names and not {"or", "and"} <= set(lower) else None
 
 
-PARTS_OF_A_FILE = re.compile(r"(?:an? |the |all |its )?(?:sections?|headings?|entr(?:y|ies)|fields?|keys|services?|columns?"
+PARTS_OF_A_FILE = Pattern(r"(?:an? |the |all |its )?(?:sections?|headings?|entr(?:y|ies)|fields?|keys|services?|columns?"
                              r"|chapters?|paragraphs?|options?|flags?"
                              r"|targets|references?|mentions?|remarks?) (?:for |on |about |to |of |named |called |titled )?(?=\S)", re.I)
 
@@ -2542,8 +2660,8 @@ def read_targets(segment: str) -> Optional[Targets]:
     return Targets(tuple(text for found in texts for text in found), "or" in links, bool(negated), all(literal), any(described))
 
 
-OPERATOR = re.compile(r"[=!<>]=?|:=|->|\+=|-=|=>|\w+:")
-CLAUSE = re.compile(r"(?:not|but|does|doesn['’]t|is|are|has|have|contains?|exists?|prints?|runs?)\b|\S+ (?:contains?|exists?|has"
+OPERATOR = Pattern(r"[=!<>]=?|:=|->|\+=|-=|=>|\w+:")
+CLAUSE = Pattern(r"(?:not|but|does|doesn['’]t|is|are|has|have|contains?|exists?|prints?|runs?)\b|\S+ (?:contains?|exists?|has"
                     r"|does|is|are|prints?)\b", re.I)
 
 
@@ -2639,8 +2757,8 @@ def read_file(path: str) -> Optional[str]:
 HASH_COMMENTS = set("py sh bash yml yaml toml rb cfg conf ini env pl r dockerfile makefile mk".split())
 SLASH_COMMENTS = set("js mjs ts jsx tsx java c h cc cpp hpp cs go rs kt swift php scss css".split())
 STRINGS = r"(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)"
-COMMENTS = {"#": re.compile(STRINGS + r"|(?:^|(?<=\s))#[^\n]*", re.M), "//": re.compile(STRINGS + r"|//[^\n]*|/\*.*?(?:\*/|\Z)", re.S),
-            "--": re.compile(STRINGS + r"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.S), "<!--": re.compile(r"()<!--.*?(?:-->|\Z)", re.S)}
+COMMENTS = {"#": Pattern(STRINGS + r"|(?:^|(?<=\s))#[^\n]*", re.M), "//": Pattern(STRINGS + r"|//[^\n]*|/\*.*?(?:\*/|\Z)", re.S),
+            "--": Pattern(STRINGS + r"|--[^\n]*|/\*.*?(?:\*/|\Z)", re.S), "<!--": Pattern(r"()<!--.*?(?:-->|\Z)", re.S)}
 
 
 def comment_style(name: str) -> str:
@@ -2679,24 +2797,24 @@ def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> 
 
 GONE, CHANGED = "deleted|removed", "updated|changed|modified"
 MADE = "created|written|generated|regenerated|produced|added|saved|placed|stored|put"
-EXISTS = re.compile(r"(?P<subject>.*?)\s*\b(?P<verb>(?:now |still |both )*(?:exists?|(?:is|are) (?:still |now )?(?:present|there"
+EXISTS = Pattern(r"(?P<subject>.*?)\s*\b(?P<verb>(?:now |still |both )*(?:exists?|(?:is|are) (?:still |now )?(?:present|there"
                     r"|included|available|in place))"
                     r"|no longer exists?|(?:is|are|remains?|stays?) (?P<kept>unchanged|untouched|intact)"
                     r"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) "
                     r"(?:not )?"
                     rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on|to|into|as"
                     rf"|from)\s+(?P<place>.+?))?[.!]?", re.I)
-MAKES = re.compile(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies"
+MAKES = Pattern(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies"
                    r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)(?P<kept>)[.!]?", re.I)
 
 
-ONLY = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+ONLY = tuple(Pattern(pattern + r"[.!]?", re.I) for pattern in (
     r"(?:only|just|nothing but) (?P<names>.+?) (?:is|was|were|are|has been|have been) (?:changed|modified|touched|edited|altered)",
     r"(?:no|nothing|no other|no file|no files|no other files?)(?: files?)? (?:other than|outside(?: of)?|besides|except|but) "
     r"(?P<names>.+?)"
     r" (?:is|was|were|are|has been|have been) (?:changed|modified|touched|edited|altered)"))
-RENAMED = re.compile(r"(?P<old>.+?) (?:is|was|has been|gets) (?:renamed|moved) (?:to|into|as) (?P<new>.+?)[.!]?", re.I)
-GLOB = re.compile(r"(?:there (?:is|are) )?no `?\*?(?P<ending>\.\w{1,8})`?(?: files?)(?: (?:is|are|were|remain|remains|exist"
+RENAMED = Pattern(r"(?P<old>.+?) (?:is|was|has been|gets) (?:renamed|moved) (?:to|into|as) (?P<new>.+?)[.!]?", re.I)
+GLOB = Pattern(r"(?:there (?:is|are) )?no `?\*?(?P<ending>\.\w{1,8})`?(?: files?)(?: (?:is|are|were|remain|remains|exist"
                   r"|exists))*(?: left| around| there| over| present)*"
                   r"(?: (?:in|under|inside) (?P<place>.+?))?[.!]?", re.I)
 
@@ -2749,7 +2867,7 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     negated = bool(re.search(r"\bnot\b|n['’]t\b|no longer", verb)) != bool(none)
     gone = bool(re.search(GONE + "|^delete|^remove", done or verb))
     unchanged = bool(match["kept"]) or (negated and bool(done) and done in CHANGED.split("|"))
-    needs = "unchanged" if unchanged else "written" if (done or match.re is MAKES) and not (negated or gone) else ""
+    needs = "unchanged" if unchanged else "written" if (done or MAKES.made(match)) and not (negated or gone) else ""
     absent = negated != gone and not unchanged
     return Criterion(text, "file_exists", named.names, either=named.either, negated=absent, needs=needs, where=named.noun)
 
@@ -2857,17 +2975,17 @@ def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
 
 NEGATION = r"(?P<not>(?:(?:does|do|did|is|are|should|must|may|can)(?: not|n['’]t)|never|no longer|cannot) )?"
 SHOULD = r"(?:should |must |also )?"
-CONTAINS = re.compile(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}"
+CONTAINS = Pattern(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}"
                       r"(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?|lists?)\s+(?P<target>.+?)", re.I)
-NONE_IN = re.compile(r"(?:there (?:is|are) )?(?P<target>no .+?) (?:in|inside|within) (?P<subject>.+?)(?P<not>)(?P<verb>)[.!]?", re.I)
+NONE_IN = Pattern(r"(?:there (?:is|are) )?(?P<target>no .+?) (?:in|inside|within) (?P<subject>.+?)(?P<not>)(?P<verb>)[.!]?", re.I)
 PRONOUNS = {"", "it", "file", "the file", "this file", "code", "the code", "the script", "and"}
-OUTPUT = re.compile(r"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+"
+OUTPUT = Pattern(r"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+"
                     rf"{NEGATION}{SHOULD}(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|is|equals?|reads|says"
                     rf"|(?P<matches>matches))"
                     r"|(?:it )?(?:prints?|displays?|outputs?))\s+(?P<target>.+?)", re.I)
-RESPONSE = re.compile(rf"(?:the |claude['’]s )?(?:final )?(?:response|answer|reply)\s+{NEGATION}{SHOULD}"
+RESPONSE = Pattern(rf"(?:the |claude['’]s )?(?:final )?(?:response|answer|reply)\s+{NEGATION}{SHOULD}"
                       r"(?:contains?|mentions?|includes?|shows?|has|names?)\s+(?P<target>.+?)", re.I)
-ALSO = re.compile(r"(.+?) (?:exists|(?:is|was) (?P<made>created|written|updated)) and", re.I)
+ALSO = Pattern(r"(.+?) (?:exists|(?:is|was) (?P<made>created|written|updated)) and", re.I)
 
 
 def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
@@ -2906,12 +3024,12 @@ def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
                      literal=targets.literal, described=targets.described or bool(of_code))
 
 
-HANDLES = re.compile(r"(?:(?P<subject>.+?) )?(?:contains?|has|uses?|includes?|handles?|catch(?:es)?)(?: an?| the)?(?P<try> try "
+HANDLES = Pattern(r"(?:(?P<subject>.+?) )?(?:contains?|has|uses?|includes?|handles?|catch(?:es)?)(?: an?| the)?(?P<try> try "
                      r"?(?:/|-|\.{3}|and) ?(?:except|catch)(?: blocks?)?"
                      r"(?: (?:for|that handles|that catches|catching|handling|around))?)? ?(?:an? |the "
                      r")?`?(?P<name>[A-Za-z_.]*(?:Error|Exception|Interrupt|Warning))?`?s?"
                      r"(?: (?:gracefully|properly|exceptions?|errors?))*[.!]?", re.I)
-TRIES = re.compile(r"(?:an? )?try ?(?:/|-) ?(?:except|catch)(?: block)? (?:handles|catches) (?:the )?`?(?P<name>\w*(?:Error"
+TRIES = Pattern(r"(?:an? )?try ?(?:/|-) ?(?:except|catch)(?: block)? (?:handles|catches) (?:the )?`?(?P<name>\w*(?:Error"
                    r"|Exception))`?[.!]?", re.I)
 
 
@@ -2952,12 +3070,12 @@ def read_output(text: str, subject: Subject) -> Optional[Criterion]:
         pattern = ("(?i)" if expression[2] else "") + expression[1]
         return Criterion(text, "output", targets=(pattern,), negated=bool(match["not"]), where="regex")
     targets = read_targets(match["target"])
-    kind, where = ("output", "bash") if match.re is OUTPUT else ("contains", "response")
+    kind, where = ("output", "bash") if OUTPUT.made(match) else ("contains", "response")
     return targets and Criterion(text, kind, (), targets.texts, targets.either, bool(match["not"]) != targets.negated, where=where,
                                  literal=targets.literal, described=targets.described)
 
 
-EDGES = re.compile(r"(?:(?P<subject>.+?) )?(?P<not>does not )?(?P<edge>starts?|begins?|ends?) with (?:the )?(?:line |text |words? "
+EDGES = Pattern(r"(?:(?P<subject>.+?) )?(?P<not>does not )?(?P<edge>starts?|begins?|ends?) with (?:the )?(?:line |text |words? "
                    r"|string |shebang |heading |header )?(?P<target>.+?)[.!]?", re.I)
 
 
@@ -3056,7 +3174,7 @@ def search_files(criterion: Criterion, names: Sequence[str], evidence: Evidence,
     return verdict
 
 
-ABOUT_COMMENTS = re.compile(r"comment|todo|fixme|docstring|documentation|header|licen[cs]e|copyright|shebang|\bnotes?\b|[\"'`“](?:#"
+ABOUT_COMMENTS = Pattern(r"comment|todo|fixme|docstring|documentation|header|licen[cs]e|copyright|shebang|\bnotes?\b|[\"'`“](?:#"
                             r"|//|/\*|--|<!--)", re.I)
 
 
@@ -3076,14 +3194,27 @@ def is_cut(names: Sequence[str], evidence: Evidence) -> bool:
     return any(os.path.getsize(os.path.join(evidence.directory, name)) > SEARCH_LIMIT_BYTES for name in names)
 
 
-def search_texts(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Verdict:
+class Texts:
+    """Named texts, made one at a time as often as they are gone through: together they may be more than memory holds."""
+
+    def __init__(self, make: Callable[[], Iterator[Tuple[str, str]]]):
+        self._make = make
+
+    def __iter__(self) -> Iterator[Tuple[str, str]]:
+        return self._make()
+
+
+NamedTexts = Union[Sequence[Tuple[str, str]], Texts]
+
+
+def search_texts(criterion: Criterion, texts: NamedTexts, best: str) -> Verdict:
     """Look for the targets in named texts; `best` is the most that such a finding can prove."""
     best = "weak" if criterion.described else best
     findings = [find_target(target, criterion, texts, best) for target in criterion.targets]
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
 
-def find_target(target: str, criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Finding:
+def find_target(target: str, criterion: Criterion, texts: NamedTexts, best: str) -> Finding:
     """Of a description that must not hold, any telling word counts as found."""
     wanted = [target] + (telling_words(target) if criterion.negated and not criterion.literal else [])
     for name, text in texts:
@@ -3099,7 +3230,7 @@ def find_target(target: str, criterion: Criterion, texts: Sequence[Tuple[str, st
 def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     """In what Bash calls printed; else in the last text. Never in prompts, tool inputs or what was read."""
     calls = bash_calls(evidence)
-    printed = [(f"output of {shorten(bash_command(call), 60)!r}", bash_output(call)) for call in calls]
+    printed = Texts(lambda: ((f"output of {shorten(bash_command(call), 60)!r}", bash_output(call)) for call in calls))
     answer = [("Claude's last text", evidence.text)]
     look = match_texts if criterion.where == "regex" else search_texts
     if not calls:
@@ -3107,17 +3238,23 @@ def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
     verdict = look(criterion, printed, "proved")
     if criterion.negated:
         return refuse_unseen(verdict, calls)
-    spoken = any(search(word, False, text) for target in criterion.targets for word in telling_words(target) for _, text in printed)
+    told = [word for target in criterion.targets for word in telling_words(target)]
+    spoken = any(search(word, False, text) for _, text in printed for word in told)
     trouble = next((call_trouble(call) for call in reversed(calls) if works_of(call)), "")
-    seen = [text for call in evidence.calls if call.name != "Bash" for text in (call.output, json.dumps(call.input, ensure_ascii=False))]
-    quoted = look(criterion, [("what was read or written", text) for text in seen], "weak").met
-    if verdict.met or criterion.negated or spoken or trouble or quoted:
+    if verdict.met or spoken or trouble or look(criterion, Texts(lambda: read_or_written(evidence)), "weak").met:
         return verdict                # what was run printed otherwise, or the answer may speak of what was read or written
     said = look(criterion, answer, "weak")
     return said if said.met else verdict
 
 
-def match_texts(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str) -> Verdict:
+def read_or_written(evidence: Evidence) -> Iterator[Tuple[str, str]]:
+    for call in evidence.calls:
+        if call.name != "Bash":
+            yield "what was read or written", call.output
+            yield "what was read or written", call.whole_input()
+
+
+def match_texts(criterion: Criterion, texts: NamedTexts, best: str) -> Verdict:
     try:
         pattern = re.compile(criterion.targets[0], re.M)
     except re.error as error:
@@ -3146,11 +3283,11 @@ AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|rai
               r"|(?:during|in|on|at) (?:the )?(?:execution|runtime|run|build|installation|test run|tests)|when (?:it is |it "
               r")?(?:runs?"
               r"|running|executed)|while running(?: the \w+)?))*")
-NO_ERRORS = re.compile(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?"
+NO_ERRORS = Pattern(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?"
                        rf"|completed|finish(?:es|ed)|executes?|works|exits)"
                        rf" )?with |(?:the |its )?(?:\w+ ){{1,3}}(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?"
                        rf"|yields?|produces?) )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
-WITHOUT = re.compile(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: "
+WITHOUT = Pattern(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: "
                      r"successfully)?"
                      rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
 SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught "
@@ -3159,29 +3296,29 @@ ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "s
             *(f"the {thing}" for thing in "build run installation server app application migration import compilation code script "
                                           "program "
                                           "command".split()), "the whole thing"}
-TESTS_PASS = re.compile(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )?tests? (?:suite )?(?:in \S+ )?(?:still |now "
+TESTS_PASS = Pattern(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )?tests? (?:suite )?(?:in \S+ )?(?:still |now "
                         r")?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
                         r"|passing))[.!]?", re.I)
 ERROR_CLASS = r"`?\w*(?:Error|Exception|Warning)`?"
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)s?|`[^`]+`)"
-NAMED_ERROR = re.compile(rf"(?:[Tt]here (?:are|is|were) )?[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)"
+NAMED_ERROR = Pattern(rf"(?:[Tt]here (?:are|is|were) )?[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)"
                          rf"(?: errors?)?{AFTERWARDS}[.!]?")
-TROUBLE = re.compile(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): "
+TROUBLE = Pattern(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): "
                      r"|(?<!\b0 )(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
                      r"|\b[1-9]\d* failed\b", re.M)
-LINKS = re.compile(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
-QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
+LINKS = Pattern(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
+QUOTED = Pattern(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
 PREFIXES = {"time", "timeout", "sudo", "env", "nohup", "exec", "npx", "command"}
 PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle", "exec")}
 INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
 READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp "
               "mv touch "
               "wc which sleep diff sort uniq tee chmod".split())
-TEST_RUN = re.compile(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|ctest|ava|mocha)\b"
+TEST_RUN = Pattern(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|ctest|ava|mocha)\b"
                       r"|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet|mix|swift)\b.*\b(?:tests?|check)\b"
                       r"|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
-PREPARATION = re.compile(r"(?:cd|export|source|\.|set)\s|\w+=\S*$|$")
-UNCERTAIN = re.compile(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)"
+PREPARATION = Pattern(r"(?:cd|export|source|\.|set)\s|\w+=\S*$|$")
+UNCERTAIN = Pattern(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)"
                        r"|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
 RUNS_NOTHING = {"--version", "-V", "--help", "-h", "--collect-only", "--co", "--dry-run", "--list", "--fixtures", "--markers"}
 NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no test was run"}
@@ -3198,9 +3335,9 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
     match = NAMED_ERROR.fullmatch(text) or NO_ERRORS.fullmatch(text)
     if match:
         tokens = [token for token in tokenize(match["names"]) if token.quoted or token.text.lower() not in (",", "or", "and")]
-        if match.re is NO_ERRORS and tokens and all(token.text.lower() in SORTS_OF_ERRORS for token in tokens):
+        if NO_ERRORS.made(match) and tokens and all(token.text.lower() in SORTS_OF_ERRORS for token in tokens):
             return Criterion(text, "no_errors", where="bash", described=True)
-        understood = match.re is NAMED_ERROR or all(token.quoted for token in tokens)
+        understood = NAMED_ERROR.made(match) or all(token.quoted for token in tokens)
         names = tuple(re.sub(r"(Error|Exception|Warning)s$", r"\1", token.text) for token in tokens)
         return Criterion(text, "no_errors", targets=names, where="bash") if understood else None
     if TESTS_PASS.fullmatch(text):
@@ -3388,7 +3525,7 @@ WHAT = r"(?:async )?(?P<what>function|method|class|dataclass|variable|constant|s
 BASED = (r"(?: (?:with|from|on|extending|inheriting from|derived from|based on) (?:(?:the|a) )?(?:base (?:class )?)?"
          r"`?(?P<base>[A-Z][\w.]*)`?)?")
 IN_FILE = r"(?: (?:in|inside|at|within|by) (?P<file>.+?))?"
-DEFINES = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+DEFINES = tuple(Pattern(pattern + r"[.!]?", re.I) for pattern in (
     rf"(?:the |an? )?(?:{WHAT}s? )?(?:named |called )?{ID}(?: (?P<what2>function|method|class|variable|constant))? "
     rf"(?P<verb>(?:is|are|was) (?P<not>not |no longer |never )?(?:defined|declared|implemented)){BASED}{IN_FILE}",
     rf"(?:(?P<subject>.+?) )??(?P<not>does not |do not |no longer )?(?:defines?|declares?|implements?|(?P<has>has|have|contains?"
@@ -3524,7 +3661,7 @@ def find_definition(name: str, text: str, target: str, what: str, base: str) -> 
 
 
 MODULES = r"(?P<names>[`\"']?[A-Za-z_@][\w./@-]*[`\"']?(?:(?:,| and|, and| or) [`\"']?[A-Za-z_@][\w./@-]*[`\"']?)*)"
-IMPORTS = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+IMPORTS = tuple(Pattern(pattern + r"[.!]?", re.I) for pattern in (
     rf"(?:(?P<subject>.+?) )??(?P<not>does not |do not |no longer |never )?imports? (?:the )?{MODULES}(?: (?:module|package|library"
     rf"|class|function)s?)?"
     rf"(?: from (?:the )?[`\"']?(?P<module>[\w./@-]+)[`\"']?(?: module| package)?)?{IN_FILE}",
@@ -3582,7 +3719,7 @@ def find_import(name: str, text: str, target: str, module: str) -> str:
 
 
 FORMS = {"json": (".json",), "toml": (".toml",), "python": (".py",), "xml": (".xml",)}
-VALID = tuple(re.compile(pattern + r"[.!]?", re.I) for pattern in (
+VALID = tuple(Pattern(pattern + r"[.!]?", re.I) for pattern in (
     r"(?:(?P<subject>.+?) )?(?:is|are|contains?|holds?|has) (?P<not>not )?(?:an? )?(?:syntactically |well-formed )?valid "
     r"(?P<form>json|toml|python|xml)"
     r"(?: (?:syntax|document|file|code|object|data|module|script)s?)?",
@@ -3650,7 +3787,7 @@ def find_fault(form: str, path: str) -> Optional[str]:
 
 
 METHODS = "get|post|put|patch|delete|head|options"
-ROUTE_PATH = re.compile(r"(?<![\w.])/(?:[\w{}<>:.-]+(?:/[\w{}<>:.-]+)*/?)?(?![\w])")
+ROUTE_PATH = Pattern(r"(?<![\w.])/(?:[\w{}<>:.-]+(?:/[\w{}<>:.-]+)*/?)?(?![\w])")
 ROUTE_NOISE = set("has have a an the is are there exists exist with endpoint endpoints route routes defined available provides "
                   "provide exposes "
                   "expose defines define includes include contains contain implements implement offers adds keeps at for in it and "
@@ -3733,7 +3870,7 @@ def read_route_call(call: Any, prefixes: Mapping[str, str]) -> Optional[Tuple[Tu
     return tuple(methods[0] if methods else usual), (prefixes.get(owner.id, "") if isinstance(owner, ast.Name) else "") + told[0], call.lineno
 
 
-ROUTE_CALL = re.compile(rf"\b\w+\.(?P<method>{METHODS}|all|route|HandleFunc|Handle)\(\s*[\"'`](?:(?P<verb>[A-Z]+) "
+ROUTE_CALL = Pattern(rf"\b\w+\.(?P<method>{METHODS}|all|route|HandleFunc|Handle)\(\s*[\"'`](?:(?P<verb>[A-Z]+) "
                         rf")?(?P<path>/[^\"'`]*)[\"'`]", re.I)
 
 
@@ -3745,7 +3882,7 @@ def find_routes(name: str, text: str) -> List[Tuple[Tuple[str, ...], str, int]]:
 
 
 NUMBERS = {word: number for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
-COUNTS = re.compile(r"(?:(?P<subject>.+?) )??(?:(?P<verb>has|have|contains?|includes?|defines?|is|are|there (?:is|are)) "
+COUNTS = Pattern(r"(?:(?P<subject>.+?) )??(?:(?P<verb>has|have|contains?|includes?|defines?|is|are|there (?:is|are)) "
                     r")?(?P<bound>at least|at most|exactly|no more than|"
                     r"no fewer than|no less than|more than|fewer than|less than|only|a minimum of|a maximum of|>=|≥|<=|≤)? "
                     r"?(?P<number>\d{1,9}|" + "|".join(NUMBERS) + r")"
@@ -3806,7 +3943,7 @@ def count_units(unit: str, name: str, text: str) -> int:
 
 TOOLS = {name.lower(): name for name in
          "Bash Read Write Edit MultiEdit NotebookEdit Glob Grep WebSearch WebFetch Task TodoWrite".split()}
-TOOL_USED = re.compile(r"(?:(?:it |claude |the agent |claude code )?(?P<not>does not |doesn['’]t |do not |did not |didn['’]t "
+TOOL_USED = Pattern(r"(?:(?:it |claude |the agent |claude code )?(?P<not>does not |doesn['’]t |do not |did not |didn['’]t "
                        r"|never )?(?:uses?|used|calls?|called|invokes?) |(?P<without>without |no ))?"
                        r"(?:using |the |any )*(?P<names>`?\w+`?(?:(?:,| and|, and| or| nor) (?:the )?`?\w+`?)*)(?P<tool>(?: "
                        r"tools?)?)(?: calls?)?"
@@ -3843,7 +3980,7 @@ EXIT_NOISE = set("last final whole every the a an its it command commands script
                  "tests suite exits exit ends end finishes finished finish returns return "
                  "terminates completes completed complete exited ended terminated returned does not do n't with code codes status "
                  "value of is was are successfully cleanly successful without error errors zero nonzero non number and".split())
-EXIT_NUMBER = re.compile(r"\b(?:code|status|value|returns?|exits?(?: with)?)\b[^\d]{0,12}?(?P<number>\d{1,3})\b|\b(?P<zero>zero)\b", re.I)
+EXIT_NUMBER = Pattern(r"\b(?:code|status|value|returns?|exits?(?: with)?)\b[^\d]{0,12}?(?P<number>\d{1,3})\b|\b(?P<zero>zero)\b", re.I)
 
 
 def read_exit_code(text: str, subject: Subject) -> Optional[Criterion]:
@@ -3911,24 +4048,24 @@ ENDINGS = (
     ("prints", r"(?P<not>(?:does not|doesn['’]t|no longer|never) )?(?:prints?|outputs?|shows?|displays?|contains?|includes?|gives?"
                r"|returns?|produces?|lists?"
                r"|reports?|results? in|->|→|=>)\s+(?P<target>.+?)"))
-JOINED = re.compile(rf"{RUNNING}`(?P<first>[^`]+)`(?:(?:,? (?P<link>and|or)|,) `(?P<second>[^`]+)`)?(?: "
+JOINED = Pattern(rf"{RUNNING}`(?P<first>[^`]+)`(?:(?:,? (?P<link>and|or)|,) `(?P<second>[^`]+)`)?(?: "
                     rf"command)?(?:\s+(?P<ending>.+?))?[.!]?", re.I | re.S)
-BARE_COMMAND = re.compile(rf"{RUNNING}(?P<first>{PROGRAM})\s+(?P<ending>(?:"
+BARE_COMMAND = Pattern(rf"{RUNNING}(?P<first>{PROGRAM})\s+(?P<ending>(?:"
                           rf"{'|'.join(pattern for _, pattern in ENDINGS if '?P' not in pattern)})"
                           r"|(?:does not|doesn['’]t|prints?|outputs?|shows?|displays?|contains?|includes?|gives?|returns?|produces?"
                           r"|exits?|->|→|=>)\s.+?)[.!]?", re.I | re.S)
-FILE_VERBS = re.compile(r"(?:does not |must not )?(?:contains?|has|have|includes?|mentions?|exists?|is|are|uses?|defines?"
+FILE_VERBS = Pattern(r"(?:does not |must not )?(?:contains?|has|have|includes?|mentions?|exists?|is|are|uses?|defines?"
                         r"|imports?)\b", re.I)
 
 
 def read_command(text: str, subject: Subject) -> Optional[Criterion]:
     match = JOINED.fullmatch(text) or BARE_COMMAND.fullmatch(text)
     ending = (match["ending"] or "") if match else ""
-    told = (match.groups()[:3:2] if match.re is JOINED else match.groups()[:1]) if match else ()
+    told = (match.groups()[:3:2] if JOINED.made(match) else match.groups()[:1]) if match else ()
     commands = [command.strip() for command in told if command]
     if not match or any(is_no_command(command, ending) for command in commands):
         return None
-    link = " || " if match.re is JOINED and match["link"] == "or" else " && "
+    link = " || " if JOINED.made(match) and match["link"] == "or" else " && "
     command = commands[0] if len(commands) == 1 else link.join(f"( {each} )" for each in commands)
     if not ending:
         return Criterion(text, "command", command=command)
@@ -4017,13 +4154,13 @@ def judge_keywords(criterion: Criterion, evidence: Evidence) -> Verdict:
     if missing:
         return Verdict(criterion, False, "weak", f"{missing[0]} is not there")
     paths = criterion.names or evidence.changes.written
-    files = [code_of(path, read_file(os.path.join(evidence.directory, path)) or "") for path in paths]
-    printed = [bash_output(call) for call in bash_calls(evidence)]
-    if criterion.names:
-        printed = []
-    everything = "\n".join([*paths, *files, *printed] if paths else [*printed, evidence.text])
-    everything += "\n" + re.sub(r"(?<=[a-z])(?=[A-Z])", " ", everything)   # ZeroDivisionError speaks of a division by zero
-    missing = [word for word in criterion.targets if not search(word, False, everything)]
+    printed = (bash_output(call) for call in ([] if criterion.names else bash_calls(evidence)))
+    files = (code_of(path, read_file(os.path.join(evidence.directory, path)) or "") for path in paths)
+    texts = itertools.chain(["\n".join(paths)], files, printed, [] if paths else [evidence.text])
+    missing = list(criterion.targets)
+    for text in texts:
+        apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)   # ZeroDivisionError speaks of a division by zero
+        missing = [word for word in missing if not search(word, False, text) and not search(word, False, apart)]
     found = "all its telling words were found in " + ("files or command outputs" if paths else "command outputs or the answer")
     return Verdict(criterion, not missing, "weak", f"its words were not found: {', '.join(missing)}" if missing else found)
 
@@ -4355,7 +4492,7 @@ PHRASES = (                           # read before the words: (pattern, what st
     (r"\bset(?:ting)?\s+up\b", " install "),
     (r"\buse\s+your\s[^:\n]{0,80}\bto\s+execute\b[^:\n]{0,40}:?", " "),
 )
-WORD = re.compile(r"([^\W\d_]{2,20}|[a-z]+(?:_[a-z]+)+(?=\.))(?:['\u2019]s|\.[a-z]{1,5})?")
+WORD = Pattern(r"([^\W\d_]{2,20}|[a-z]+(?:_[a-z]+)+(?=\.))(?:['\u2019]s|\.[a-z]{1,5})?")
 PROMPT_CHARS = 20_000                 # of a prompt so much is read: its beginning says what it is about
 WORDS_KEPT = 60                       # and so many are kept: of more, any two tasks would share some, by chance of their hashes too
 SIMILAR = 0.3                         # below, two tasks have nothing to say about each other; of unrelated pages of prose 96 % stay below
@@ -4385,7 +4522,7 @@ PRIOR_PER_WORD_S = 1.5                # a page of 400 words asks for ten minutes
 PRIOR_PER_STEP_S = 60                 # for a line of a list, each a step or a demand
 PRIOR_LONGEST_S = 3600                # more is a guess nobody should wait for
 SLOW_ACTIONS = {"CHANGE": 4, "INSTALL": 4, "FIX": 2, "TEST": 2, "UPDATE": 2, "EXPLAIN": 2}  # times PRIOR_S: they read or wait first
-SLOW_WORDS = re.compile(r"\b(?:implement|build|develop|integrat\w*|app|application|website|system|backend|frontend|end-to-end)\b(?!\.\w)")
+SLOW_WORDS = Pattern(r"\b(?:implement|build|develop|integrat\w*|app|application|website|system|backend|frontend|end-to-end)\b(?!\.\w)")
 
 
 def stem(word: str) -> str:
@@ -4397,7 +4534,7 @@ def stem(word: str) -> str:
 ACTION_OF = {stem(word): action for action, words in ACTIONS.items() for word in words.split()}
 NOUN_OF = {stem(word): word for word in reversed(COMMON_NOUNS.split())}
 CLEAR = {*(action.lower() for action in ACTIONS), *NOUN_OF.values()}
-HASH = re.compile("_[a-p]{3}")
+HASH = Pattern("_[a-p]{3}")
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -5919,8 +6056,8 @@ class BridgeClient:
 STATE_FILE = "run-state.json"
 LOCK_FILE = "run-lock"
 # The names of our files: --output may hold anybody's.
-TASK_FILES = re.compile(r"task-\d+(?:-again-\d+)?-(?:state\.json|before\.json|attempt-\d+(?:-judge)?\.jsonl(?:\.place)?)")
-PART_FILES = re.compile(rf"(?:result\.json|{re.escape(STATE_FILE)}|{TASK_FILES.pattern})\.\d+\.part")
+TASK_FILES = Pattern(r"task-\d+(?:-again-\d+)?-(?:state\.json|before\.json|attempt-\d+(?:-judge)?\.jsonl(?:\.place)?)")
+PART_FILES = Pattern(rf"(?:result\.json|{re.escape(STATE_FILE)}|{TASK_FILES.pattern})\.\d+\.part")
 LEFT_S = 75                           # a bridge ends what was left alone after 60 s; by then it has
 STATE_VERSION = 1
 
@@ -6691,8 +6828,7 @@ def counts_earlier(before: SessionTotal, stream: Stream) -> bool:
     tokens over all models are not just those before and those of the run's own messages. In doubt nothing is taken off."""
     result = as_mapping(stream.result)
     whole, last = model_tokens(result), as_mapping(result.get("usage"))   # which is empty where a budget ended the run
-    messages = [sum(column) for column in zip(*stream.inputs.values())] or [0.0] * len(TOKENS)
-    own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, messages)]
+    own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, stream.input_tokens)]
     if (stream.cost_usd or 0.0) < before.cost_usd:
         return False
     return not any(whole) or all(used == earlier + new for used, earlier, new in zip(whole, before.tokens, own))
@@ -7191,7 +7327,8 @@ def judge_prompt(verdicts: Sequence[Verdict], evidence: Evidence) -> str:
     """What the judge is told: the criteria, which files were changed, and the end of what happened; and what not to believe."""
     changes = [f"{how}: {path}" for how, paths in (("created", evidence.changes.created), ("changed", evidence.changes.changed),
                                                    ("deleted", evidence.changes.deleted)) for path in paths]
-    calls = [f"[{call.name}] {json.dumps(call.input, ensure_ascii=False)[:2000]}\n{call.output[-2000:]}" for call in evidence.calls]
+    shown = evidence.calls[-JUDGE_MATTER_CHARS:]   # each takes a character at least
+    calls = [f"[{call.name}] {call.whole_input()[:2000]}\n{call.output[-2000:]}" for call in shown]
     transcript = "\n".join([*calls, "[last words]", evidence.text])[-JUDGE_MATTER_CHARS:]
     criteria = "\n".join(f"{number}. {verdict.criterion.text}" for number, verdict in enumerate(verdicts, 1))
     return (f"Another agent has worked in this folder. Decide for each criterion below whether it is met, by looking at the files "
@@ -8091,12 +8228,17 @@ def changes_by_tools(calls: Iterable[ToolCall], root: str) -> Changes:
 
 
 def check_transcript(path: str) -> None:
+    stream = Stream()
     try:
-        with open(path, "rb") as file:
-            found = any(read_events(line.decode("utf-8", "replace")) for line in file)
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+            for piece in iter(lambda: file.read(1 << 20), ""):
+                stream.feed(piece)
+                if stream.events:
+                    return
     except OSError as error:
         raise UsageError(f"--replay {path!r}: {error.strerror}; expected a transcript") from None
-    if not found:
+    stream.finish()
+    if not stream.events:
         raise UsageError(f"--replay {path!r} holds no line of stream-json; expected a transcript such as task-1-attempt-1.jsonl")
 
 
@@ -8222,7 +8364,8 @@ def parse_claude_response(lines: Iterable[str]) -> Dict[str, Any]:
     """Of the agent's stream-json lines: {"text": Claude's last text, "tools": [{"name", "input", "output", "failed", "finished"}],
     "session_id", "result": the result event}."""
     stream = read_stream(lines)
-    tools = [call._asdict() for call in stream.calls.values()]
+    tools = [{"name": call.name, "input": json.loads(call.whole_input()), "output": call.output, "failed": call.failed,
+              "finished": call.finished, "background": call.background} for call in stream.calls.values()]
     return {"text": stream.text, "tools": tools, "session_id": stream.session_id, "result": stream.result}
 
 

@@ -25,7 +25,7 @@ def read_stream(text: str, *cuts: int) -> Stream:
 
 def told(stream: Stream) -> dict:
     """Everything that is read of a stream but what it is doing now."""
-    return {"session": stream.session_id, "calls": list(stream.calls.values()), "texts": stream.texts, "results": stream.results,
+    return {"session": stream.session_id, "calls": list(stream.calls.values()), "text": stream.last_text, "results": stream.results,
             "synthetic": stream.synthetic,
             "rejected": stream.rejected, "doomed": stream.doomed, "counts": (stream.noise, stream.unknown, stream.oversized),
             "text": stream.text}
@@ -33,7 +33,7 @@ def told(stream: Stream) -> dict:
 
 def test_a_run_is_read():
     stream = read_stream(lines(RUN))
-    assert stream.session_id == SESSION and stream.text == "It is done." and stream.texts == ["I'll do it.", "Done."]
+    assert stream.session_id == SESSION and stream.text == "It is done." and stream.last_text == "Done."
     assert [(call.name, call.failed, call.finished) for call in stream.calls.values()] == [("Write", False, True),
         ("Bash", False, True), ("Bash", True, True)]
     assert [call.output for call in stream.calls.values()][1:] == ["é 🎉\n", "Exit code 1\nno"]
@@ -74,7 +74,7 @@ def test_whatever_is_written_is_survived_and_cut_anywhere_is_the_same(text, cuts
 def test_only_a_line_feed_ends_a_line(mark):
     event = json.dumps(says(f"a{mark}b"), ensure_ascii=False) if mark >= "\x80" else json.dumps(says(f"a{mark}b"))
     stream = read_stream(event + "\n" + lines([result("")]))
-    assert stream.texts == [f"a{mark}b"] and stream.noise == 0 and stream.text == f"a{mark}b"
+    assert stream.last_text == f"a{mark}b" and stream.noise == 0 and stream.text == f"a{mark}b"
 
 
 def test_crlf_ends_a_line_too():
@@ -95,7 +95,7 @@ def test_an_event_written_into_another_s_line_is_found():
 
 def test_two_events_in_one_line_are_both_read():
     stream = read_stream(json.dumps(says("one")) + json.dumps(result("two")) + "\n")
-    assert stream.texts == ["one"] and stream.result and stream.text == "two"
+    assert stream.last_text == "one" and stream.result and stream.text == "two"
 
 
 def test_noise_and_unknown_events_are_counted_and_nothing_else():
@@ -120,7 +120,7 @@ def test_a_line_over_the_limit_is_dropped_and_counted_never_the_run(monkeypatch,
     monkeypatch.setattr(cc_execute, "LINE_LIMIT_CHARS", 1000)
     text = lines([init(), says("x" * 2000), says("after"), result("")])
     stream = read_stream(text, *range(0, len(text), piece_chars))
-    assert stream.texts == ["after"] and stream.oversized == 1 and stream.session_id == SESSION
+    assert stream.last_text == "after" and stream.oversized == 1 and stream.session_id == SESSION
 
 
 # ---- Results. ----
