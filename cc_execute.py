@@ -59,7 +59,7 @@ DEFAULT_BRIDGE = "ws://127.0.0.1:8004"
 DEFAULT_RETRIES = 2                   # where the spec has a retry strategy
 ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; longer prompts go in by standard input
 LINE_LIMIT_CHARS = 16 * 1024 * 1024   # a longer stream line is dropped and counted, never the run; images in one take some MiB
-SHELF_CHARS = 16 * 1024 * 1024        # what tools took and returned is held in memory up to so much, beyond it in a file
+SHELF_CHARS = 4 * 1024 * 1024         # what tools took and returned is held in memory up to so much, beyond it in a file
 SHELVED_CHARS = 512                   # but for what is shorter
 RECENT_MESSAGES = 64                  # of Claude's whose tokens are known each; older ones are only in the sum
 EVENTS_IN_A_LINE = 20                 # so often a broken line is searched for whole events
@@ -1886,9 +1886,9 @@ class Stream:
         return describe_call(self._does) if isinstance(self._does, ToolCall) else shorten(self._does, 60)
 
     def _called(self, name: str, given: Mapping[str, Any]) -> ToolCall:
-        short = {key: value for key, value in given.items() if key in KEPT_INPUTS or not is_long(value)}
+        short = {sys.intern(key): value for key, value in given.items() if key in KEPT_INPUTS or not is_long(value)}
         whole = json.dumps(given, ensure_ascii=False) if len(short) < len(given) else ""
-        return ToolCall(name, short, long_input=self._shelf.put(whole))
+        return ToolCall(sys.intern(name), short, long_input=self._shelf.put(whole))
 
     def _user(self, event: Mapping[str, Any]) -> None:
         details = as_mapping(event.get("tool_use_result"))
@@ -3205,6 +3205,7 @@ class Texts:
 
 
 NamedTexts = Union[Sequence[Tuple[str, str]], Texts]
+NAMED_TEXTS = 20                      # of those that were searched in vain; a line has no room for more
 
 
 def search_texts(criterion: Criterion, texts: NamedTexts, best: str) -> Verdict:
@@ -3222,7 +3223,7 @@ def find_target(target: str, criterion: Criterion, texts: NamedTexts, best: str)
         if place:
             where = f"{name} line {place[0]}"
             return Finding(not criterion.negated, best if place[1] else "weak", f"{where}: {line_of(text, place[0])}", f"{where} has it")
-    names = shorten(", ".join(name for name, _ in texts), 80) or "no file"
+    names = shorten(", ".join(name for name, _ in itertools.islice(texts, NAMED_TEXTS)), 80) or "no file"
     sure = criterion.literal or not criterion.negated or len(telling_words(target)) == 1
     return Finding(criterion.negated, best if sure else "weak", f"{target!r} is not in {names}", f"it was not in {names}")
 
@@ -3263,7 +3264,7 @@ def match_texts(criterion: Criterion, texts: NamedTexts, best: str) -> Verdict:
         found = pattern.search(text)
         if found:
             return Verdict(criterion, not criterion.negated, best, f"{name}: {shorten(found[0], 80)}")
-    names = shorten(", ".join(name for name, _ in texts), 80)
+    names = shorten(", ".join(name for name, _ in itertools.islice(texts, NAMED_TEXTS)), 80)
     return Verdict(criterion, criterion.negated, best, f"/{criterion.targets[0]}/ matches nothing in {names}")
 
 
@@ -3360,14 +3361,15 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
     if not about:
         told = f"{criterion.names[0]} was not run" if criterion.names else NOT_RUN[criterion.needs]
         return Verdict(criterion, not criterion.needs, "weak", told)
-    for at, call in enumerate(about):
+    repeats = Repeats(calls)
+    for call in about:
         trouble = call_trouble(call)
-        if trouble and not any(repairs(later, call) for later in calls[calls.index(call) + 1:]):
+        if trouble and not any(map(is_good, repeats.after(call))):
             return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}",
                            f"{shorten(bash_command(call), 100)!r} went wrong: {tell_trouble(trouble, call)}")
     certain = not criterion.described and all(call.failed is not None and is_conclusive(call) for call in about)
-    certain = certain and not any(is_stale(call, evidence) for call in about
-                                  if not any(repairs(later, call) for later in calls[calls.index(call) + 1:]))
+    writes = Writes(evidence.calls)
+    certain = certain and not any(writes.make_stale(call) for call in about if not any(map(is_good, repeats.after(call))))
     told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"
     return Verdict(criterion, True, "proved" if certain else "weak", told)
 
@@ -3379,13 +3381,13 @@ def tell_trouble(trouble: str, call: ToolCall) -> str:
 
 
 def judge_named_errors(criterion: Criterion, calls: Sequence[ToolCall]) -> Verdict:
-    for at, call in enumerate(calls):
-        for target in criterion.targets:
-            clean_later = any(same_work(later, call) and not later.background and not search(target, True, bash_output(later))
-                              for later in calls[at + 1:])
-            if search(target, True, bash_output(call)) and not clean_later:
+    repeats = Repeats(calls)
+    for call in calls:
+        output = bash_output(call)
+        for target in (target for target in criterion.targets if search(target, True, output)):
+            if not any(not later.background and not search(target, True, bash_output(later)) for later in repeats.after(call)):
                 told = f"{target} in the output of {shorten(bash_command(call), 60)!r}"
-                return Verdict(criterion, False, "proved", told, f"{told}, which ended: {telling_end(bash_output(call))}")
+                return Verdict(criterion, False, "proved", told, f"{told}, which ended: {telling_end(output)}")
     told = f"{' or '.join(criterion.targets)} is in the output of none of {plural(len(calls), 'command')}"
     return refuse_unseen(Verdict(criterion, True, "proved" if calls else "weak", told if calls else "no command was run"), calls)
 
@@ -3396,8 +3398,9 @@ def refuse_unseen(verdict: Verdict, calls: Sequence[ToolCall]) -> Verdict:
     unseen = [call for call in calls if call.background]
     if not (verdict.met and unseen):
         return verdict
-    left = [call for at, call in enumerate(calls) if call.background in ("running", "cut") and call_trouble(call)
-            and not any(same_work(later, call) and not later.background for later in calls[at + 1:])]
+    repeats = Repeats(calls)
+    left = [call for call in calls if call.background in ("running", "cut") and call_trouble(call)
+            and not any(not later.background for later in repeats.after(call))]
     told = f"{verdict.evidence}; what {shorten(bash_command((left or unseen)[-1]), 60)!r} printed is not known"
     return verdict._replace(met=not left, confidence="weak", evidence=told)
 
@@ -3445,8 +3448,13 @@ def read_work(part: str) -> Optional[Work]:
     return Work(" ".join([head, *(word for word in given if word not in paths)]), paths)
 
 
-def works_of(call: ToolCall) -> List[Work]:
-    return [work for work in map(read_work, split_shell(bash_command(call))[::2]) if work]
+def works_of(call: ToolCall) -> Sequence[Work]:
+    return split_works(bash_command(call))
+
+
+@functools.lru_cache(maxsize=4096)
+def split_works(command: str) -> Tuple[Work, ...]:
+    return tuple(work for work in map(read_work, split_shell(command)[::2]) if work)
 
 
 def is_conclusive(call: ToolCall) -> bool:
@@ -3506,16 +3514,49 @@ def covers(new: Work, old: Work) -> bool:
     return same and (not new.paths or bool(old.paths) and old.paths <= new.paths)
 
 
-def repairs(later: ToolCall, call: ToolCall) -> bool:
-    return same_work(later, call) and later.failed is False and not call_trouble(later) and is_conclusive(later)
+class Repeats:
+    """Of Bash calls in their order, those that do the work of an earlier one again, without comparing each with each: there may be
+    thousands. What does the same has the same words, whose hash is enough here, or a script or program of the same name."""
+
+    def __init__(self, calls: Sequence[ToolCall]):
+        self._calls, self._numbers = calls, {id(call): number for number, call in enumerate(calls)}
+        self._alike: Dict[Union[int, str], List[int]] = {}
+        for number, call in enumerate(calls):
+            for key in self._keys(call, works_of(call)):
+                self._alike.setdefault(key, []).append(number)
+
+    def _keys(self, call: ToolCall, works: Sequence[Work]) -> Dict[Union[int, str], None]:
+        return dict.fromkeys([hash(tuple(bash_command(call).split())), *(os.path.basename(work.runner) for work in works)])
+
+    def after(self, call: ToolCall) -> Iterator[ToolCall]:
+        number = self._numbers[id(call)]
+        for key in self._keys(call, works_of(call)[:1]):
+            alike = self._alike.get(key, [])
+            later = (self._calls[alike[at]] for at in range(bisect_right(alike, number), len(alike)))
+            yield from (again for again in later if same_work(again, call))
 
 
-def is_stale(call: ToolCall, evidence: Evidence) -> bool:
-    """Whether a file that the call ran was written again after it."""
-    later = evidence.calls[[id(each) for each in evidence.calls].index(id(call)) + 1:]
-    written = [str(each.input.get("file_path", "")) for each in later if each.name in ("Write", "Edit") and not each.failed]
-    ran = [path for work in works_of(call) for path in (work.runner, *work.paths)]
-    return any(same_path(path, file) for path in ran for file in written if file)
+def is_good(call: ToolCall) -> bool:
+    """Whether a call that did the work of another again repaired what had gone wrong."""
+    return call.failed is False and not call_trouble(call) and is_conclusive(call)
+
+
+class Writes:
+    """What the file tools wrote, and when: the files, by their names alone, with the numbers of the calls."""
+
+    def __init__(self, calls: Sequence[ToolCall]):
+        self._numbers = {id(call): number for number, call in enumerate(calls) if call.name == "Bash"}
+        self._files: Dict[str, Dict[str, int]] = {}   # of each file the last
+        for number, call in enumerate(calls):
+            file = str(call.input.get("file_path", "")) if call.name in ("Write", "Edit") and not call.failed else ""
+            if file:
+                self._files.setdefault(os.path.basename(os.path.normpath(file)), {})[file] = number
+
+    def make_stale(self, call: ToolCall) -> bool:
+        """Whether a file that the call ran was written again after it."""
+        ran = [path for work in works_of(call) for path in (work.runner, *work.paths)]
+        return any(number > self._numbers[id(call)] and same_path(path, file)
+                   for path in ran for file, number in self._files.get(os.path.basename(os.path.normpath(path)), {}).items())
 
 
 # -- defines, imports, valid, route, counts: by parsing, in the named files, else in those that the run wrote, else in all
