@@ -7034,7 +7034,7 @@ class AttemptRun:
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
     def __init__(self, work: TaskRun, step: Next, number: int):
-        self.task, self.criteria, self.context = work.task._replace(budget=work.money), work.criteria, work.context
+        self.work, self.task, self.context = work, work.task._replace(budget=work.money), work.context
         self.directory, self.before = work.directory, work.before
         self.step, self.number = step, number
         launch = work.context.folder.task(work.at).launch if step.label else None   # of a process that may run
@@ -7066,7 +7066,7 @@ class AttemptRun:
         ended, error = self.run_agent()
         self.after = take_snapshot(self.directory, self.before, [self.context.folder.path])
         self.changes = compare(self.before, self.after)
-        verdicts = judge_session(self.criteria, self.evidence(error), self.session(), self.context.mask) if self.was_started else ()
+        verdicts = judge_session(self.work.criteria(), self.evidence(error), self.session(), self.context.mask) if self.was_started else ()
         if self.context.options.judge and not error and not self.lost:
             verdicts = self.ask_judge(verdicts)
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
@@ -7190,7 +7190,8 @@ class AttemptRun:
             self.watch.feed(transcript.write(data, seq))
 
     def cancels(self) -> int:
-        """How often the agent has to be cancelled by now: for the user, or for what the watch has seen."""
+        """How often the agent has to be cancelled by now: for the user, or for what the watch has seen. Meanwhile the criteria are read."""
+        self.work.criteria()
         self.context.observer.progress(self.stream.doing, self.watch.elapsed())
         if not self.context.interrupt.count:
             return int(bool(self.watch.why_end()))
@@ -7490,12 +7491,16 @@ class TaskRun:
 
     def __init__(self, task: Task, at: int, attempts: List[Attempt], context: Context):
         self.task, self.at, self.attempts, self.context = task, at, attempts, context
-        self.criteria = read_criteria(task.criteria)
+        self._criteria: Tuple[Criterion, ...] = ()
         self.retries = choose_retries(task, context.options)
         self.directory = task_directory(task, context.directory)
         self.before = Snapshot({})
         self.run: Optional[AttemptRun] = None
         self.money: Optional[float] = None
+
+    def criteria(self) -> Tuple[Criterion, ...]:
+        self._criteria = self._criteria or read_criteria(self.task.criteria)
+        return self._criteria
 
     def first_step(self, kept: TaskState) -> Union[Next, Stop]:
         """What comes first: the task itself, an attempt that was left alone, or what follows the last one. Stop: it had come to its end."""
@@ -8531,6 +8536,13 @@ where spec.txt says, for example:
   Success Criteria: 1) File config.py exists, 2) Contains DEBUG"""
 
 
+def help_columns() -> int:
+    """COLUMNS, else the width of the terminal that stdout is, else 80."""
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(sys.__stdout__.fileno()).columns or 80
+    return 80
+
+
 def make_parser() -> Any:
     import argparse
 
@@ -8538,8 +8550,10 @@ def make_parser() -> Any:
         def error(self, message: str) -> None:
             raise UsageError(f"{message}; see --help")
 
+    columns = help_columns()          # asked for each option, argparse would load shutil, and with it four libraries for compression
     parser = Parser(prog="cc_execute.py", description="Have Claude Code do a written piece of work, and prove that it was done.",
-                    argument_default=argparse.SUPPRESS, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+                    argument_default=argparse.SUPPRESS, epilog=EXAMPLES, allow_abbrev=False,
+                    formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=columns - 2))
     add = parser.add_argument
     add("specs", nargs="*", metavar="SPEC", help="a file with one task or many; - reads it from standard input")
     add("--dry-run", action="store_true", help="parse and plan only: what would be run, how long it may take, how it would be "

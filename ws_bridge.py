@@ -36,7 +36,6 @@ if __name__ == "__main__":
     sys.modules["ssl"] = None  # asyncio does without it where it is not there; loading it would take a tenth of the time of a start
 
 import argparse
-import asyncio
 import base64
 import codecs
 import contextlib
@@ -62,6 +61,20 @@ from collections import deque
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import AbstractSet, Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+
+if __name__ == "__main__":
+    import asyncio
+else:
+    def load_asyncio() -> Any:
+        """asyncio, loaded when something of it is used first: a client that imports this file for its codec needs none of it."""
+        from importlib.util import LazyLoader, find_spec, module_from_spec
+        spec = find_spec("asyncio")
+        spec.loader = LazyLoader(spec.loader)
+        module = sys.modules["asyncio"] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    asyncio = sys.modules.get("asyncio") or load_asyncio()
 
 # ---- Policy and limits: every number with its unit and its reason. ----
 
@@ -1775,7 +1788,7 @@ def name_signal(number: int) -> str:
 # ---- Connection: the pump between one socket, the codec and the processes that it views. ----
 
 
-class Connection(asyncio.Protocol):
+class Connection:  # an asyncio.Protocol in all but the base class, which would load asyncio
     """Read, feed, hand out messages, send what is owed. The only writer on its socket.
 
     What has come is dealt with for TURN_S at a time: a flood of tiny frames or requests keeps nobody else waiting, and what is said to
