@@ -6448,8 +6448,9 @@ class RunFolder:
     def task(self, at: int) -> TaskState:
         return self.state.tasks[at]
 
-    def put(self, at: int, durable: bool = True, **changes: Any) -> None:
-        """Change a task's state, on the disk too; `durable`: so that it is there after the machine has stopped."""
+    def put(self, at: int, durable: bool = False, **changes: Any) -> None:
+        """Change a task's state, in its file too, which survives any kill; `durable`: also if the machine stops right afterwards. That takes
+        as long as all else that is kept of a task, and is for what was paid for: with it what was written before gets to the disk."""
         kept = self.state.tasks[at]._replace(elapsed=round(self.elapsed(), 3), **changes)
         tasks = list(self.state.tasks)
         tasks[at] = kept
@@ -6461,16 +6462,16 @@ class RunFolder:
         self._write(f"{kept.stem}-state.json", plain, durable)
 
     def put_launch(self, at: int, **changes: Any) -> None:
-        """Change what is known of the attempt that is under way; a kill is survived, no more."""
+        """Change what is known of the attempt that is under way."""
         launch = self.task(at).launch
         if launch:
-            self.put(at, durable=False, launch=launch._replace(**changes))
+            self.put(at, launch=launch._replace(**changes))
 
     def end_attempt(self, at: int, attempts: Sequence[Attempt], before: Snapshot, after: Snapshot) -> None:
         """Keep how an attempt ended, with the folder's state after it as the difference to the baseline."""
         differing = {path: freeze_file(state) for path, state in after.paths.items() if before.paths.get(path, ...) != state}
         named = self._without_secrets(differing)
-        self.put(at, attempts=tuple(attempts), denied=isinstance(attempts[-1].error, Denial), ended_at=time.time(), launch=None,
+        self.put(at, durable=True, attempts=tuple(attempts), denied=isinstance(attempts[-1].error, Denial), ended_at=time.time(), launch=None,
                  complete=after.complete and len(named) == len(differing), differing=named,
                  gone=tuple(path for path in before.paths if path not in after.paths))
         with contextlib.suppress(OSError):
@@ -6530,15 +6531,15 @@ class RunFolder:
 
     def keep_warnings(self, warnings: Sequence[str]) -> None:
         self.state = self.state._replace(warnings=tuple(warnings))
-        self.save(durable=False)
+        self.save()
 
-    def save(self, durable: bool = True) -> None:
+    def save(self) -> None:
         """The run itself, without its tasks."""
         self.state = self.state._replace(elapsed=round(self.elapsed(), 3))
         plain = freeze(self.state._replace(tasks=()))
-        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self.veil.hide)}, durable)
+        self._write(STATE_FILE, {**plain, "warnings": masked(plain["warnings"], self.veil.hide)})
 
-    def _write(self, name: str, plain: Any, durable: bool = True) -> None:
+    def _write(self, name: str, plain: Any, durable: bool = False) -> None:
         try:
             write_private(os.path.join(self.path, name), json.dumps(plain) + "\n", durable)
         except OSError as error:
