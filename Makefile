@@ -22,9 +22,19 @@ conformance: $(STAMP)  ## the Autobahn cases of RFC 6455 against both ends of th
 fuzz: $(STAMP)  ## mutated input against a real bridge (ARGS="--count 5000000 --seed 7")
 	$(VENV)/bin/python tests/fuzz.py $(ARGS)
 
-bench: $(STAMP)  ## how fast specs are read, beside a Markdown parser; what time limits cost, beside a fixed one
+bench: $(STAMP) $(TOOLS)/bench/installed  ## how fast everything is and what it holds, beside its peers (a quarter of an hour; ARGS for the bridge's)
+	$(VENV)/bin/python tests/bench/bridge.py $(ARGS)
+	$(VENV)/bin/python tests/bench/whole.py --sdk $(TOOLS)/bench/bin/python
+	$(VENV)/bin/python tests/bench/growth.py
 	$(VENV)/bin/python tests/bench/specs.py
 	$(VENV)/bin/python tests/bench/limits.py
+
+# Peers that the tests need none of: the Python SDK, and Debian's websocketd, which is left out where it can't be installed.
+$(TOOLS)/bench/installed: tests/bench/requirements.txt
+	test -x $(TOOLS)/bench/bin/python || $(PYTHON) -m venv $(TOOLS)/bench
+	$(TOOLS)/bench/bin/python -m pip install --quiet --requirement tests/bench/requirements.txt
+	command -v websocketd >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends websocketd; } || true
+	@touch $@
 
 $(STAMP): tests/requirements.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)

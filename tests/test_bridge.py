@@ -632,6 +632,52 @@ def test_what_a_killed_bridge_left_is_swept_when_the_next_one_starts():
         other.wait()
 
 
+def test_with_a_killed_bridge_the_whole_group_ends_at_once_but_not_what_a_run_left_that_had_ended():
+    bridge = launch()
+    try:
+        with bridge.connect() as client:
+            started = client.call("execute", command=["sh", "-c", "env -i sh -c 'trap \"\" TERM HUP INT; sleep 100' & sleep 100 & echo $! $$; wait"])
+            client.wait_output("\n")
+            group = [pid for pid, process in wb.look().items() if process.group == started["pid"]]
+            survivor = client.run(["sh", "-c", "sleep 100 > /dev/null 2>&1 & echo $!"]).completed["survivors"][0]
+            assert len(group) == 4 and os.getpgid(survivor) != survivor
+            bridge.process.kill()
+            bridge.process.wait()
+        poll(lambda: not any(map(lives, group)), "the kernel ends the group, without any environment to know it by")
+        assert lives(survivor)
+        os.kill(survivor, signal.SIGKILL)
+        with start_bridge():
+            pass
+    finally:
+        bridge.process.stdout.close()
+
+
+def test_a_process_inherits_its_streams_and_its_leash_and_nothing_else(client):
+    run = client.run(["sh", "-c", "ls -l /proc/$$/fd"])
+    numbers = sorted(int(row.split()[8]) for row in run.text().splitlines()[1:])
+    assert numbers[:3] == [0, 1, 2] and len(numbers) == 4 and f" {numbers[3]} -> pipe:" in run.text()
+
+
+def test_orphans_become_the_bridges_children_and_leave_no_zombie(bridge, client):
+    orphan = int(client.run(["sh", "-c", "setsid sh -c 'sleep 0.3' > /dev/null 2>&1 & echo $!"]).text())
+    assert parent_of(orphan) == bridge.process.pid, "seen at a glance by the bridge"
+    poll(lambda: not Path(f"/proc/{orphan}").exists(), "it has ended, and is reaped")
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_of_more_ended_processes_than_are_kept_the_first_are_forgotten(monkeypatch, tmp_path):
+    script = tmp_path / "few.py"
+    script.write_text(Path(wb.__file__).read_text().replace("\nENDED = 4096", "\nENDED = 64"))
+    with start_bridge(script=script) as bridge, bridge.connect() as client:
+        runs = [client.run(["true"]) for _ in range(100)]
+        poll(lambda: len(client.call("list")["processes"]) <= 64, "they are not too many")
+        kept = [each["process_id"] for each in client.call("list")["processes"]]
+        assert kept == [run.started["process_id"] for run in runs][-len(kept):] and len(kept) >= 60
+
+
 def test_a_living_bridge_is_not_swept(client):
     started = client.call("execute", command=["sleep", "100"])
     with start_bridge():

@@ -100,6 +100,31 @@ def test_importing_it_imports_nothing_that_it_may_not_need():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_client_that_imports_the_bridge_for_its_codec_loads_no_event_loop():
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import ws_bridge as wb; wb.Codec(wb.Role.CLIENT, 9).send_text('x')\n"
+            "print([name for name in ('asyncio.events', 'ssl', 'ctypes') if name in sys.modules], wb.asyncio.Event.__name__)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] Event"
+
+
+def patterns_in(value: object) -> list:
+    if isinstance(value, cc_execute.Pattern):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+    return [pattern for part in parts for pattern in patterns_in(part)]
+
+
+def test_no_pattern_is_compiled_at_the_start_and_all_can_be():
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import re, cc_execute as cc; seen = [vars(value) for value in vars(cc).values()\n"
+            "        if isinstance(value, cc.Pattern)]; print(len(seen) > 50, any('search' in each for each in seen))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+    found = patterns_in(dict(vars(cc_execute)))
+    assert len(found) > 150
+    for pattern in found:
+        assert pattern.search("\0") is None or pattern.made(pattern.search("\0")), pattern.pattern
+
+
 def test_it_never_uses_asyncio_and_the_bridge_never_uses_it():
     def imported(name: str) -> set:
         nodes = ast.walk(ast.parse((ROOT / name).read_text("utf-8")))

@@ -25,7 +25,7 @@ def read_stream(text: str, *cuts: int) -> Stream:
 
 def told(stream: Stream) -> dict:
     """Everything that is read of a stream but what it is doing now."""
-    return {"session": stream.session_id, "calls": list(stream.calls.values()), "text": stream.last_text, "results": stream.results,
+    return {"session": stream.session_id, "calls": list(stream.calls.values()), "last": stream.last_text, "results": stream.results,
             "synthetic": stream.synthetic,
             "rejected": stream.rejected, "doomed": stream.doomed, "counts": (stream.noise, stream.unknown, stream.oversized),
             "text": stream.text}
@@ -342,3 +342,77 @@ def test_what_it_is_doing_is_told_in_one_short_line():
                          (api_retry("overloaded", 529), "overloaded")]:
         stream.feed(lines([event]))
         assert words in stream.doing and "\n" not in stream.doing and 0 < len(stream.doing) <= 100
+
+
+# ---- A long run: what there is too much of for memory lies in a file, and is found there. ----
+
+LONG = [{"type": "system", "subtype": "init", "session_id": "s"}] + [
+    event for number in range(50) for event in (
+        {"type": "assistant", "message": {"id": f"m{number // 3}", "usage": {"input_tokens": 7}, "content": [
+            {"type": "tool_use", "id": f"t{number}", "name": ("Bash", "Write")[number % 2],
+             "input": {"command": f"python3 step{number}.py"} if number % 2 == 0 else {"file_path": f"f{number}", "content": f"written {number} ž" * 99}}]}},
+        {"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": f"t{number}",
+                                                  "content": f"printed {number} 😀 " * 90}]}})]
+
+
+@pytest.fixture
+def small_shelf(monkeypatch, tmp_path):
+    monkeypatch.setattr(cc_execute, "SHELF_CHARS", 5000)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path
+
+
+def shelved(stream: Stream) -> list:
+    return [call for call in stream.calls.values() if not isinstance(call.returned, str)]
+
+
+def test_what_a_long_run_returned_lies_in_a_file_without_a_name_and_reads_the_same(small_shelf):
+    text = lines(LONG)
+    stream = read_stream(text)
+    assert len(shelved(stream)) > 40 and not list(small_shelf.iterdir())
+    for number, call in enumerate(stream.calls.values()):
+        assert call.output == f"printed {number} 😀 " * 90
+        assert json.loads(call.whole_input()) == LONG[1 + 2 * number]["message"]["content"][0]["input"]
+        assert set(call.input) == ({"file_path"} if number % 2 else {"command"})
+    tools = cc_execute.parse_claude_response(text.splitlines())["tools"]
+    assert tools[1]["input"]["content"] == "written 1 ž" * 99 and tools[49]["output"].startswith("printed 49")
+
+
+@pytest.mark.parametrize("criterion, met", [
+    ('Output contains "printed 48"', True), ('Output contains "printed 47"', False), ('Output does not contain "printed 48"', False),
+    ("No errors", True), ("No ImportError", True), ("printed smiles gracefully", False), ("Uses the Write tool", True)])
+def test_verdicts_on_a_long_run_are_those_on_a_short_one(small_shelf, monkeypatch, criterion, met):
+    def verdict() -> tuple:
+        evidence = cc_execute.Evidence(str(small_shelf), calls=tuple(read_stream(lines(LONG)).calls.values()), text="Done.")
+        found, = cc_execute.judge(cc_execute.read_criteria([criterion]), evidence)
+        return found.met, found.confidence, found.evidence
+    long = verdict()
+    monkeypatch.setattr(cc_execute, "SHELF_CHARS", 1 << 30)
+    assert long == verdict() and long[0] is met
+
+
+def test_without_room_on_the_disk_a_long_run_takes_memory_and_loses_nothing(small_shelf, monkeypatch):
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(cc_execute.os, "pwrite", full)
+    stream = read_stream(lines(LONG))
+    assert not shelved(stream) and [call.output.split()[1] for call in stream.calls.values()] == list(map(str, range(50)))
+
+
+def test_tokens_are_counted_once_a_message_also_when_there_are_more_than_are_remembered(monkeypatch):
+    monkeypatch.setattr(cc_execute, "RECENT_MESSAGES", 3)
+    assert read_stream(lines(LONG)).input_tokens == (17 * 7, 0, 0)
+
+
+def test_the_same_work_is_found_again_among_thousands_of_calls_by_looking_at_few(monkeypatch, tmp_path):
+    """Comparing each with each would be fifty million times."""
+    looks = []
+    same = cc_execute.same_work
+    monkeypatch.setattr(cc_execute, "same_work", lambda later, call: looks.append(1) or same(later, call))
+    calls = [cc_execute.ToolCall("Bash", {"command": f"python3 step{number % 5000}.py"}, "Exit code 1\nno" if number < 5000 else "ok", number < 5000, True)
+             for number in range(10_000)]
+    verdict, = cc_execute.judge(cc_execute.read_criteria(["No errors"]), cc_execute.Evidence(str(tmp_path), calls=tuple(calls)))
+    assert verdict.met and verdict.confidence == "proved" and len(looks) <= 30_000
+    verdict, = cc_execute.judge(cc_execute.read_criteria(["No errors"]), cc_execute.Evidence(str(tmp_path), calls=tuple(calls[:9_999])))
+    assert not verdict.met and "step4999.py" in verdict.evidence
