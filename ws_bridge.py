@@ -105,6 +105,7 @@ BLOCK_BYTES = 64 * 1024  # read from a pipe at once, and so the longest output m
 WAITING_BYTES = 256 * 1024  # output that waits for a client that is there; beyond it neither pipes are read nor the socket filled
 REPLY_BYTES = 4 * MIB  # a socket's buffer beyond which its client is not read from: it does not read our replies
 KEPT_BYTES = 8 * MIB  # messages kept for `attach` once sent, and the most that waits for a client that is away
+ENTRY_BYTES = 100  # counted for each of them besides its output: that of a message's frame is more, what it takes in memory less
 UNREAD_BYTES = 6 * MIB  # output sent to a client that has not shown by a pong that it read it: less than is kept for its return
 PING_BYTES = MIB  # of output from one ping to the next; before it, the first comes after a quarter of that
 PONG_S = 5.0  # for the first pong; a client that answers no ping (RFC 6455, 5.5.2: it MUST) is sent output without waiting
@@ -1523,29 +1524,47 @@ class Feed:
             self._pipe.close()
 
 
+class Errors(bytes):
+    """Output that came on stderr."""
+
+
+class Ending(bytes):
+    """A process's last message, as it is sent."""
+
+
 class Kept:
-    """A process's messages in order: the last of those that were sent, then those that wait. Numbered from 1 without a gap."""
+    """What a process wrote, in order: the last of what was sent, then what waits. Numbered from 1 without a gap.
 
-    __slots__ = ("waiting_bytes", "sent_bytes", "last", "_limit_bytes", "_sent", "_waiting")
+    A message is made when it is sent: what is kept of a short line takes a third of its memory. Sizes are those of the output, with
+    ENTRY_BYTES for what surrounds it: never more than those of the messages.
+    """
 
-    def __init__(self, limit_bytes: int) -> None:
+    __slots__ = ("waiting_bytes", "sent_bytes", "last", "_process_id", "_limit_bytes", "_sent", "_waiting")
+
+    def __init__(self, process_id: str, limit_bytes: int) -> None:
         self.waiting_bytes = self.sent_bytes = self.last = 0  # last: the number of the newest
-        self._limit_bytes, self._sent, self._waiting = limit_bytes, deque(), deque()
+        self._process_id, self._limit_bytes, self._sent, self._waiting = process_id, limit_bytes, deque(), deque()
 
-    def add(self, message: bytes) -> None:
-        self._waiting.append(message)
-        self.waiting_bytes += len(message)
+    def add(self, entry: bytes) -> None:
+        self._waiting.append(entry)
+        self.waiting_bytes += len(entry) + ENTRY_BYTES
         self.last += 1
 
     def take(self) -> bytes:
         """The next message to send; it counts as sent."""
-        message = self._waiting.popleft()
-        self._sent.append(message)
-        self.waiting_bytes -= len(message)
-        self.sent_bytes += len(message)
+        entry = self._take()
+        if isinstance(entry, Ending):
+            return entry
+        return output_notification(self._process_id, "stderr" if isinstance(entry, Errors) else "stdout", self.last - len(self._waiting), entry)
+
+    def _take(self) -> bytes:
+        entry = self._waiting.popleft()
+        self._sent.append(entry)
+        self.waiting_bytes -= len(entry) + ENTRY_BYTES
+        self.sent_bytes += len(entry) + ENTRY_BYTES
         while self.sent_bytes > self._limit_bytes:
-            self.sent_bytes -= len(self._sent.popleft())
-        return message
+            self.sent_bytes -= len(self._sent.popleft()) + ENTRY_BYTES
+        return entry
 
     def oldest(self) -> int:
         """The number of the last message before those that are kept."""
@@ -1557,12 +1576,12 @@ class Kept:
         if after < self.oldest():
             return False
         for _ in range(newest_sent - after):
-            message = self._sent.pop()
-            self._waiting.appendleft(message)
-            self.sent_bytes -= len(message)
-            self.waiting_bytes += len(message)
+            entry = self._sent.pop()
+            self._waiting.appendleft(entry)
+            self.sent_bytes -= len(entry) + ENTRY_BYTES
+            self.waiting_bytes += len(entry) + ENTRY_BYTES
         for _ in range(after - newest_sent):
-            self.take()
+            self._take()
         return True
 
 
@@ -1578,7 +1597,7 @@ class Process:
     def __init__(self, process_id: str, order: Order, popen: subprocess.Popen, leash: Leash, started: int, grace_s: float, table: Table,
                  on_end: Callable[[Process], None]) -> None:
         self.id, self.label, self.pid, self.phase = process_id, order.label, popen.pid, Phase.RUNNING
-        self.kept, self.outputs, self.output_bytes = Kept(KEPT_BYTES), 0, 0  # outputs: the newest `seq`
+        self.kept, self.outputs, self.output_bytes = Kept(process_id, KEPT_BYTES), 0, 0  # outputs: the newest `seq`
         self.viewer: Optional[Connection] = None
         self.is_complete = False  # `completed` is among its messages
         self.mark = 0  # where its newest message ends in what the viewer was sent
@@ -1609,7 +1628,7 @@ class Process:
 
     def release(self) -> None:
         """Gives its memory back, though the pipes of survivors may still be read."""
-        self.kept = Kept(0)
+        self.kept = Kept(self.id, 0)
 
     def regulate(self) -> None:
         """Back-pressure: reads the pipes only while little enough waits. The idle clock stands while the bridge doesn't listen."""
@@ -1623,10 +1642,10 @@ class Process:
         self._idle.restart()
         if data:
             self.outputs += 1
-            self._publish(output_notification(self.id, name, self.outputs, data))
+            self._publish(Errors(data) if name == "stderr" else data)
 
-    def _publish(self, message: bytes) -> None:
-        self.kept.add(message)
+    def _publish(self, entry: bytes) -> None:
+        self.kept.add(entry)
         if self.viewer:
             self.viewer.pump()
         self.regulate()
@@ -1685,7 +1704,7 @@ class Process:
                  "survivors %(survivors)s", completed)
         self._on_end(self)
         self.is_complete = True
-        self._publish(notification("process.completed", completed))
+        self._publish(Ending(notification("process.completed", completed)))
 
     def _describe_end(self) -> Dict[str, Any]:
         code, survivors = self._popen.returncode, {self.pid} if self._popen.returncode is None else set()

@@ -339,7 +339,7 @@ def start(name: str, folder: Path, is_first: bool) -> Figures:
 
 
 def sleeper(name: str, folder: Path, is_first: bool) -> Figures:
-    command = ["sh", "-c", f"yes '{'a line of a hundred characters ' * 3}' | head -c {FLOOD_BYTES}"]
+    command = ["sh", "-c", f"yes '{'a line of a thousand characters ' * 30}' | head -c {FLOOD_BYTES}"]
     with running(name, command) as server:
         wire, count = Wire(server.port), 0
         if server.takes_commands():
