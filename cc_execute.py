@@ -196,7 +196,7 @@ SECRET_FORMS = (
     SecretForm(("sk-",), rf"{START}(sk-(?:proj-|svcacct-|admin-)?)(?!ant-)(?=[\w-]{{0,200}}\d)[\w-]{{20,400}}"),          # OpenAI
     SecretForm(("A(?:[KSB]I|CC)A",),                                                                         # AWS
                r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    SecretForm(("ecret_?[aAkK]", "ECRET_?[AK]", "ession_?[tT]", "ESSION_?T"),
+    SecretForm(("ecret_?[aAkK]", "ECRET_?[aAkK]", "ession_?[tT]", "ESSION_?[tT]"),
                rf"(?i:((?:aws_?)?secret_?(?:access_?)?key{IS}|(?:aws_?)?session_?token{IS}))(?:[A-Za-z0-9/+=]|\\/){{30,4096}}"),
     SecretForm(("gh[pousr]_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,400}"),           # GitHub
     SecretForm(("gl[a-z]{2,4}-",),         # GitLab
@@ -6228,12 +6228,18 @@ def transcript_place(transcript: str) -> Place:
         return Place()
 
 
+def pieces_of(path: str) -> Iterator[str]:
+    """A transcript's text, a MiB at a time."""
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        yield from iter(lambda: file.read(1 << 20), "")
+
+
 def read_transcript(path: str) -> Stream:
     """A kept transcript, read in pieces; an empty stream if it is not there. A last line without an end is left open."""
     stream = Stream()
     stream.is_masked = True
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-        for piece in iter(lambda: file.read(1 << 20), ""):
+    with contextlib.suppress(OSError):
+        for piece in pieces_of(path):
             stream.feed(piece)
     return stream
 
@@ -8277,11 +8283,10 @@ def changes_by_tools(calls: Iterable[ToolCall], root: str) -> Changes:
 def check_transcript(path: str) -> None:
     stream = Stream()
     try:
-        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-            for piece in iter(lambda: file.read(1 << 20), ""):
-                stream.feed(piece)
-                if stream.events:
-                    return
+        for piece in pieces_of(path):
+            stream.feed(piece)
+            if stream.events:
+                return
     except OSError as error:
         raise UsageError(f"--replay {path!r}: {error.strerror}; expected a transcript") from None
     stream.finish()
@@ -8538,7 +8543,8 @@ where spec.txt says, for example:
 
 
 def help_columns() -> int:
-    """COLUMNS, else the width of the terminal that stdout is, else 80."""
+    """COLUMNS, else the width of the terminal that stdout is, else 80; argparse itself would load shutil, and with it four libraries for
+    compression, at every start."""
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(sys.__stdout__.fileno()).columns or 80
     return 80
@@ -8551,10 +8557,9 @@ def make_parser() -> Any:
         def error(self, message: str) -> None:
             raise UsageError(f"{message}; see --help")
 
-    columns = help_columns()          # asked for each option, argparse would load shutil, and with it four libraries for compression
     parser = Parser(prog="cc_execute.py", description="Have Claude Code do a written piece of work, and prove that it was done.",
-                    argument_default=argparse.SUPPRESS, epilog=EXAMPLES, allow_abbrev=False,
-                    formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=columns - 2))
+                    formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=help_columns() - 2),
+                    argument_default=argparse.SUPPRESS, epilog=EXAMPLES, allow_abbrev=False)
     add = parser.add_argument
     add("specs", nargs="*", metavar="SPEC", help="a file with one task or many; - reads it from standard input")
     add("--dry-run", action="store_true", help="parse and plan only: what would be run, how long it may take, how it would be "

@@ -60,7 +60,8 @@ import traceback
 from collections import deque
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import AbstractSet, Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import (AbstractSet, Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence,
+                    Set, Tuple, Union)
 
 if __name__ == "__main__":
     import asyncio
@@ -115,6 +116,7 @@ ENDED = 4096  # and so many of these processes
 AWAITED_BYTES = 128 * MIB  # messages of ended processes that no client has fetched yet; beyond it nothing is started
 JOURNAL_BYTES = MIB  # of finished and unfinished runs; then it is begun anew
 DESCRIPTORS = 4  # of a process: three pipes and a leash; what survives its end holds two of them for as long as it lives
+DESCRIPTORS_MAX = 16 * 1024  # taken when there are that many survivors, if it is allowed
 OTHER_DESCRIPTORS = 32  # listener, log, journal, loop, leashes' pipe, what starting a process needs for a moment
 DRAIN_S = 0.5  # after the end of a process, for what survivors that hold its pipes still write
 LINGER_S = 2.0  # for a client to take our last bytes and to close its side; then the connection is cut
@@ -1298,11 +1300,11 @@ def raise_descriptor_limit(wanted: int) -> Tuple[int, Optional[Callable[[], None
     """Takes as many descriptors as are wanted and allowed: how many that is and, if that is more than before, what gives a child the limit
     that was there. Mostly there are enough: a child that has to do something of its own takes ten times as long to start, being forked."""
     before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted if soft == resource.RLIM_INFINITY else soft, None
-    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0], lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    if 0 <= soft < wanted:  # RLIM_INFINITY is -1
+        with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    now = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return now if now >= 0 else DESCRIPTORS_MAX, None if now == soft else lambda: resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def pass_over(number: int, frame: Any) -> None:
@@ -1321,10 +1323,15 @@ class Leash:
 
     The group inherits an opening of the reading end of a pipe that nobody writes into, whose writing end the bridge alone holds. When that
     closes, the kernel tells the owner of each opening by a signal, here SIGKILL to the group (fcntl(2): F_SETOWN, F_SETSIG; pipe(7)).
-    PR_SET_PDEATHSIG would do it for one process only, and only from within a forked child, which takes ten times as long to start.
+    A program that closes what it inherits (ssh) has the bridge's own copy of the opening: Linux closes a dead process's descriptors from
+    the last to the first, and the writing end is the last. PR_SET_PDEATHSIG would do it for one process only, and only from within a
+    forked child, which takes ten times as long to start. Whose bridge is killed within the millisecond of its start is only swept.
     """
 
-    def __init__(self, pipe: Sequence[int]) -> None:
+    def __init__(self) -> None:
+        self.ends: Tuple[int, ...] = ()
+
+    def take(self, pipe: Sequence[int]) -> None:
         self.ends = tuple(os.open(f"/proc/self/fd/{end}", os.O_RDONLY | os.O_CLOEXEC) for end in pipe[:1])
 
     def fasten(self, group: int) -> None:
@@ -1342,8 +1349,15 @@ class Leash:
 
 
 def leash_pipe() -> Sequence[int]:
-    """The pipe that all leashes are openings of; none where the kernel does not know that (macOS)."""
-    return os.pipe() if HAS_PROC and hasattr(fcntl, "F_SETSIG") else ()
+    """The pipe that all leashes are openings of, its writing end with the highest number that a descriptor can have now, but for limits
+    that would take a large table; none where the kernel knows no such signal (macOS)."""
+    if not HAS_PROC or not hasattr(fcntl, "F_SETSIG"):
+        return ()
+    reading, writing = os.pipe()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    last = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, (min(limit, DESCRIPTORS_MAX) if limit > 0 else DESCRIPTORS_MAX) - 1)
+    os.close(writing)
+    return reading, last
 
 
 def _as_bytes(word: str) -> bytes:
@@ -1368,15 +1382,13 @@ def child_environment(order: Order, process_id: str) -> Dict[bytes, bytes]:
 def spawn(order: Order, program: str, process_id: str, umask: int, prepare: Optional[Callable[[], None]], leash: Leash) -> subprocess.Popen:
     """Starts the program in a session of its own, its output in pipes. Raises RpcError -32000."""
     try:
-        popen = subprocess.Popen(
+        return subprocess.Popen(
             [_as_bytes(word) for word in order.argv], executable=program, cwd=order.cwd, env=child_environment(order, process_id),
             umask=umask if order.umask < 0 else order.umask, bufsize=0,
             stdin=subprocess.DEVNULL if order.stdin is None else subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True, preexec_fn=prepare, pass_fds=leash.ends)
     except (OSError, subprocess.SubprocessError) as error:
         raise start_error(order.argv[0], getattr(error, "errno", None)) from None
-    leash.fasten(popen.pid)
-    return popen
 
 
 # ---- Processes, clocks and pipes. ----
@@ -1622,8 +1634,11 @@ class Process:
         return {"process_id": self.id, "label": self.label, "pid": self.pid, "state": self.phase.value, "started_at": started_at,
                 "elapsed": round(self._life.spent_s(), 3), "output_bytes": self.output_bytes}
 
+    def count_descriptors(self) -> int:
+        """How many are in use for it, at most; for survivors' sake also when it has ended."""
+        return DESCRIPTORS if self.phase is not Phase.ENDED else sum(stream.is_open for stream in self._streams)
+
     def holds_pipes(self) -> bool:
-        """Whether descriptors are in use for it; for survivors' sake also when it has ended."""
         return any(stream.is_open for stream in self._streams)
 
     def release(self) -> None:
@@ -2082,6 +2097,7 @@ class Bridge:
                  is_ending: asyncio.Event) -> None:
         self.gate, self.is_ending = gate, is_ending
         self._options, self._journal, self._prepare, self._descriptors = options, journal, prepare, descriptors
+        self._has_raised = False  # the limit of descriptors, as far as it goes
         self._processes: Dict[str, Process] = {}
         self._ended: Dict[str, Process] = {}  # those of them that have ended, in that order
         self._ended_bytes = 0  # what these keep, at most
@@ -2223,18 +2239,28 @@ class Bridge:
     def _check_room(self) -> None:
         """Raises RpcError -32003 when one more process would be one too many."""
         running = self._count_running()
-        self._piped = [process for process in self._piped if process.holds_pipes()]
+        self._piped = [process for process in self._piped if process.count_descriptors()]
         awaited = [process.kept.waiting_bytes for process in self._awaited.values()]
         for is_over, problem in (
             (self.is_ending.is_set(), "the bridge is ending"),
             (running >= self._options.max_processes, f"{running} processes are running (--max-processes)"),
-            (DESCRIPTORS * len(self._piped) + DESCRIPTORS > self._descriptors,
+            (not self._has_descriptors(),
              f"{len(self._piped)} processes, or what survives them, hold pipes; there are descriptors for no more (ulimit -n)"),
             (sum(awaited) > AWAITED_BYTES or len(awaited) > ENDED,
              f"{sum(awaited)} bytes of output of {len(awaited)} ended processes wait to be fetched (attach)"),
         ):
             if is_over:
                 raise RpcError(LIMIT_REACHED, problem)
+
+    def _has_descriptors(self) -> bool:
+        """Whether there are enough for one more process; if not, more are taken, once."""
+        needed = sum(process.count_descriptors() for process in self._piped) + DESCRIPTORS
+        if needed > self._descriptors and not self._has_raised:
+            self._has_raised = True
+            limit, prepare = raise_descriptor_limit(DESCRIPTORS_MAX)
+            self._prepare = self._prepare or prepare  # the first one knows the limit that was there
+            self._descriptors = limit - count_other_descriptors(self._options.max_connections)
+        return needed <= self._descriptors
 
     def _start(self, order: Order, program: str) -> Process:
         process_id = new_id(8)
@@ -2243,14 +2269,16 @@ class Bridge:
         except OSError as error:
             raise start_error("the bridge's journal", error.errno) from None
         self._table.adopt()
-        leash, started = Leash(self._leash_pipe), now_ticks()
+        leash, started = Leash(), now_ticks()
         try:
+            leash.take(self._leash_pipe)
             popen = spawn(order, program, process_id, self._options.umask, self._prepare, leash)
-        except RpcError:
+        except (RpcError, OSError) as error:
             leash.loosen()
             self._journal.finish(process_id)
-            raise
+            raise error if isinstance(error, RpcError) else start_error(order.argv[0], error.errno) from None
         try:
+            leash.fasten(popen.pid)
             process = Process(process_id, order, popen, leash, started, self._options.grace, self._table, self._on_process_end)
         except OSError as error:  # nothing may run that nobody watches
             send_signal(os.killpg, popen.pid, signal.SIGKILL)
@@ -2469,7 +2497,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def terminal_columns() -> int:
-    with contextlib.suppress(ValueError, OSError):
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # stdout may be closed
         return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(sys.__stdout__.fileno()).columns or 80
     return 80
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
@@ -650,6 +651,36 @@ def test_with_a_killed_bridge_the_whole_group_ends_at_once_but_not_what_a_run_le
             pass
     finally:
         bridge.process.stdout.close()
+
+
+CLOSES_ALL = "import os, time; os.closerange(3, 1000); print(flush=True); time.sleep(100)"
+
+
+def test_what_closes_all_that_it_inherits_ends_with_a_killed_bridge_too():
+    bridge = launch()
+    try:
+        with bridge.connect() as client:
+            started = [client.call("execute", command=[sys.executable, "-c", CLOSES_ALL]) for _ in range(5)]
+            for each in started:
+                client.wait_output("\n", each["process_id"])
+            bridge.process.kill()
+            bridge.process.wait()
+        poll(lambda: not any(lives(each["pid"]) for each in started), "the kernel ends them")
+        with start_bridge():
+            pass
+    finally:
+        bridge.process.stdout.close()
+
+
+def test_it_starts_without_a_stdout():
+    process = subprocess.Popen(["sh", "-c", f"exec {shlex.join(map(str, bridge_command()))} >&-"], stderr=subprocess.PIPE, text=True,
+                               env={name: value for name, value in os.environ.items() if name != "COLUMNS"})
+    try:
+        assert "listening on" in process.stderr.readline()
+    finally:
+        process.terminate()
+        process.stderr.close()
+        assert process.wait(DEADLINE_S) == 0
 
 
 def test_a_process_inherits_its_streams_and_its_leash_and_nothing_else(client):

@@ -39,6 +39,8 @@ FORMS = {  # a text that holds a secret, and the part of it that must be gone
     "Anthropic's OAuth": (f"sk-ant-oat01-{made_up(60)}", made_up(60)), "OpenAI": (f"sk-{made_up(48)}", made_up(48)),
     "OpenAI's project": (f"OPENAI=sk-proj-{made_up(40)}_{made_up(20)}", made_up(40)),
     "AWS id": (f"AKIA{UPPER}", UPPER), "AWS session id": (f"id: ASIA{UPPER}.", UPPER),
+    "AWS secret, in part in capitals": (f"SECRET_key={made_up(40)}", made_up(40)),
+    "AWS session token, in part in capitals": (f"SESSION_token={made_up(40)}", made_up(40)),
     "AWS secret": (f"aws_secret_access_key = {made_up(20)}/{made_up(18, seed=3)}+", made_up(18, seed=3)),
     "AWS secret in YAML": (f"AwsSecretKey: '{made_up(40)}'", made_up(40)), "AWS in the environment": (f"AWS_SECRET_ACCESS_KEY={made_up(40)}", made_up(40)),
     "GitHub": (f"ghp_{made_up(36)}", made_up(36)), "GitHub's app": (f"ghs_{made_up(36)}", made_up(36)),
