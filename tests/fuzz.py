@@ -116,7 +116,7 @@ def handshake(target: str = "/") -> bytes:
 
 def frame(rng: random.Random, mask: bytes = b"") -> bytes:
     """One good frame, perhaps without its FIN bit."""
-    data = bytearray(wb.encode_frame(*rng.choice(FRAMES), mask))
+    data = bytearray(wb.encode_frame(*rng.choice(FRAMES), mask=mask))
     data[0] &= rng.choice((0xFF, 0xFF, 0x7F))
     return bytes(data)
 
