@@ -116,6 +116,7 @@ ENDED = 4096  # and so many of these processes
 AWAITED_BYTES = 128 * MIB  # messages of ended processes that no client has fetched yet; beyond it nothing is started
 JOURNAL_BYTES = MIB  # of finished and unfinished runs; then it is begun anew
 DESCRIPTORS = 4  # of a process: three pipes and a leash; what survives its end holds two of them for as long as it lives
+LEASH_END = 1024  # above the descriptors of all processes that run at once
 DESCRIPTORS_MAX = 16 * 1024  # taken when there are that many survivors, if it is allowed
 OTHER_DESCRIPTORS = 32  # listener, log, journal, loop, leashes' pipe, what starting a process needs for a moment
 DRAIN_S = 0.5  # after the end of a process, for what survivors that hold its pipes still write
@@ -1349,13 +1350,13 @@ class Leash:
 
 
 def leash_pipe() -> Sequence[int]:
-    """The pipe that all leashes are openings of, its writing end with the highest number that a descriptor can have now, but for limits
-    that would take a large table; none where the kernel knows no such signal (macOS)."""
+    """The pipe that all leashes are openings of, its writing end with a number above theirs; none where the kernel knows no such signal
+    (macOS). The number is no higher than need be: a child gets a copy of the whole table."""
     if not HAS_PROC or not hasattr(fcntl, "F_SETSIG"):
         return ()
     reading, writing = os.pipe()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    last = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, (min(limit, DESCRIPTORS_MAX) if limit > 0 else DESCRIPTORS_MAX) - 1)
+    last = fcntl.fcntl(writing, fcntl.F_DUPFD_CLOEXEC, min(limit if limit > 0 else LEASH_END, LEASH_END) - 1)
     os.close(writing)
     return reading, last
 
