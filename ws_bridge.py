@@ -1687,8 +1687,9 @@ class Process:
         for stream in self._streams:
             stream.drain()
         if self._ending is None:
-            asyncio.get_running_loop().call_later(DRAIN_S, self._complete)
             self._on_pipe_end()  # the pipes may have ended first
+        if self._ending is None and self.phase is not Phase.ENDED:
+            asyncio.get_running_loop().call_later(DRAIN_S, self._complete)
 
     def _remember(self) -> None:
         try:
@@ -1698,9 +1699,13 @@ class Process:
             log.error("what process %s leaves can't be looked for: %s", self.id, error.strerror)
 
     def _on_pipe_end(self) -> None:
-        if self._popen.returncode is not None and self._ending is None and not self.holds_pipes():
+        if self._popen.returncode is None or self._ending is not None or self.holds_pipes():
+            return
+        if self._table.has_orphans():
             # In the next turn, with a new look: what held the pipe has ended after the last one.
             asyncio.get_running_loop().call_soon(self._complete)
+        else:
+            self._complete()
 
     def _complete(self) -> None:
         if self.phase is Phase.ENDED:
@@ -2584,6 +2589,8 @@ def start_log(path: Optional[Path], level: str) -> None:
             handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=3, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise BridgeError(f"--log-file {path} can't be written: {error.strerror}") from None
+    # What no line shows need not be found out for each (Python's logging HOWTO, "Optimization").
+    logging._srcfile, logging.logThreads, logging.logProcesses, logging.logMultiprocessing = None, False, False, False
     handler.setFormatter(OneLine("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
     logging.getLogger().addHandler(handler)
     log.setLevel(level.upper())
