@@ -112,7 +112,7 @@ class Pattern:
         return match.re.pattern == self.pattern
 
 
-PATTERN_METHODS = ("search", "match", "fullmatch", "finditer", "findall", "split", "sub", "subn", "groups", "groupindex")
+PATTERN_METHODS = ("search", "match", "fullmatch", "finditer", "findall", "split", "sub")
 
 
 # ---- Errors: one base; what it says goes to the user as it stands, exit_status to the shell ----
@@ -169,7 +169,7 @@ class CallError(CcError):
 
 MASK = "***"
 SECRET_VARIABLE = Pattern(r"(?:(?:^|_|API|AUTH|ACCESS|PRIVATE|SECRET)KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?:^|_)(?:PASS|PAT)|_PWD"
-                             r"|CREDENTIAL)S?(?:_(?:BASE|ID|\d{1,3}))?$", re.I)
+                          r"|CREDENTIAL)S?(?:_(?:BASE|ID|\d{1,3}))?$", re.I)
 SHORTEST_SECRET_CHARS = 8             # a shorter value of such a variable is a switch or a name, and masking it would garble everything
 SECRET_LINE_CHARS = 16                # of a value of several lines each line as long is one too: it may be shown with numbers or indented
 
@@ -194,30 +194,30 @@ SCHEMES = "bearer|basic|token|digest|apikey|ssws|negotiate|ntlm|bot|key|hawk|sig
 SECRET_FORMS = (
     SecretForm(("sk-ant-",), r"(sk-ant-)[\w-]{8,400}"),                                                                   # Anthropic
     SecretForm(("sk-",), rf"{START}(sk-(?:proj-|svcacct-|admin-)?)(?!ant-)(?=[\w-]{{0,200}}\d)[\w-]{{20,400}}"),          # OpenAI
-    SecretForm(("A(?:[KSB]I|CC)A",),                                                                         # AWS
+    SecretForm(("A(?:[KSB]I|CC)A",),                                                                                      # AWS
                r"(?:(?<![A-Z0-9])|(?<=\\u[0-9a-fA-F]{4}))(AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Z0-9])"),
     SecretForm(("ecret_?[aAkK]", "ECRET_?[aAkK]", "ession_?[tT]", "ESSION_?[tT]"),
                rf"(?i:((?:aws_?)?secret_?(?:access_?)?key{IS}|(?:aws_?)?session_?token{IS}))(?:[A-Za-z0-9/+=]|\\/){{30,4096}}"),
-    SecretForm(("gh[pousr]_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,400}"),           # GitHub
-    SecretForm(("gl[a-z]{2,4}-",),         # GitLab
+    SecretForm(("gh[pousr]_", "github_pat_"), r"(gh[pousr]_|github_pat_)\w{20,400}"),                                     # GitHub
+    SecretForm(("gl[a-z]{2,4}-",),                                                                                        # GitLab
                r"(gl(?:pat|dt|rtr?|ptt|cbt|oas|ft|imt|soat)-)[\w.-]{20,400}"),
-    SecretForm(("xox[a-z]", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,400}"),                                       # Slack
+    SecretForm(("xox[a-z]", "xapp-"), r"(xox[a-z](?:\.xox[a-z])?-|xapp-)[\w-]{10,400}"),                                  # Slack
     SecretForm((r"hooks\.slack\.com",), r"(hooks\.slack\.com\\?/(?:services|workflows|triggers)\\?/)(?:[\w/-]|\\/){10,400}"),
-    SecretForm(("AIza", r"ya29\.", "GOCSPX-"), r"(AIza(?=[\w-]{35})|ya29\.|GOCSPX-)[\w-]{20,2048}"),                         # Google
-    SecretForm(("k_(?:live|test)_", "whsec_"), rf"{START}((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{{10,400}}"),      # Stripe
+    SecretForm(("AIza", r"ya29\.", "GOCSPX-"), r"(AIza(?=[\w-]{35})|ya29\.|GOCSPX-)[\w-]{20,2048}"),                      # Google
+    SecretForm(("k_(?:live|test)_", "whsec_"), rf"{START}((?:[srp]k_(?:live|test)|whsec)_)[A-Za-z0-9]{{10,400}}"),        # Stripe
     SecretForm(("npm_", "hf_", "pypi-"), rf"{START}(npm_|hf_|pypi-)(?:(?<=pypi-)[\w-]{{50,400}}|[A-Za-z0-9]{{30,400}})"),
-    SecretForm(("shpat_", "dop_v1_", r"hvs\.", "dckr_pat_", "gsk_", "AGE-SECRET-KEY-", "ATATT3", "lin_api_", "ntn_"),        # others
+    SecretForm(("shpat_", "dop_v1_", r"hvs\.", "dckr_pat_", "gsk_", "AGE-SECRET-KEY-", "ATATT3", "lin_api_", "ntn_"),     # others
                rf"{START}(shpat_|dop_v1_|hvs\.|dckr_pat_|gsk_|AGE-SECRET-KEY-|ATATT3|lin_api_|ntn_)[\w=-]{{20,400}}"),
-    SecretForm((r"SG\.",), rf"{START}(SG\.)[\w-]{{16,100}}\.[\w-]{{16,100}}"),                                              # SendGrid
-    SecretForm(("eyJ",), rf"{START}(eyJ)[\w-]{{8,4096}}\.eyJ[\w-]{{8,8192}}(?:\.[\w-]{{0,4096}})?"),                       # RFC 7519
-    SecretForm(("PRIVATE KEY",),                                                                                         # RFC 7468
+    SecretForm((r"SG\.",), rf"{START}(SG\.)[\w-]{{16,100}}\.[\w-]{{16,100}}"),                                            # SendGrid
+    SecretForm(("eyJ",), rf"{START}(eyJ)[\w-]{{8,4096}}\.eyJ[\w-]{{8,8192}}(?:\.[\w-]{{0,4096}})?"),                      # RFC 7519
+    SecretForm(("PRIVATE KEY",),                                                                                          # RFC 7468
                rf"(-----BEGIN [A-Z ]{{0,40}}PRIVATE KEY(?: BLOCK)?-----)(?:{PEM}{{0,16384}}?-----END [A-Z ]{{1,40}}-----|{BASE64}{{1,300}})"),
     SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS}(?:{SCHEMES})\s+(?:\\{{0,4}}[\"'])?))(?!\*){VALUE}{{3,4096}}"),
     SecretForm(("uthorization", "UTHORIZATION"), rf"(?i:(authorization{IS})){CODE}{{16,4096}}"),
     SecretForm(("-(?:[tT]oken|TOKEN|[kK]ey|KEY)",),
                rf"(?i:((?:api-key|(?:private|auth|access|vault|refresh|job)-token){IS})){CODE}{{8,4096}}|(?i:(x-api-key{IS})){VALUE}{{8,4096}}"),
     SecretForm(("earer ", "EARER "), rf"(?i:({START}bearer\s+))(?=[\w.~+/=-]{{0,400}}\d)[\w.~+/=-]{{16,4096}}"),          # RFC 6750
-    SecretForm((r":\\?/\\?/",),                                                                                       # RFC 3986: userinfo
+    SecretForm((r":\\?/\\?/",),                                                                                           # RFC 3986: userinfo
                r"""(\w:\\?/\\?/[^\s:/@"'\\?#,)]{0,256}:)(?!\$\{|\$[A-Z_]{1,60}@|%(?![0-9A-Fa-f]{2})|[{<*]|\d{1,5}[,;)\]?#/])"""
                r"""[^\s/"'\\?#]{1,1024}(?=@)"""),
     SecretForm(("=(?:(?<=token=)|(?<=key=)|(?<=secret=)|(?<=password=))",),
@@ -719,13 +719,13 @@ EMOJI = r"(?:[^\x00-\x7f\w\s]{1,4}\s{1,2})?"
 COUNTED = r"Task\s{1,4}#?\d{1,6}(?:\s{0,2}(?:/|of)\s{0,2}\d{1,6})?\s{0,4}(?:\([^()]{1,60}\)\s{0,4})?"
 TASK_WORDS = Pattern(rf"(?:\[[ xX]\]\s+)?{EMOJI}{COUNTED}(?:$|[:：.)–—-](?!\d)\s*)", re.I)
 BOLD_TASK = Pattern(rf"(?:(?:[-*+]|\d{{1,3}}[.)])\s{{1,4}})?(\*\*|__)({COUNTED})"
-                       r"(?:\1\s{0,4}(?:[:：.–—-]|$)|[:：.–—-]\s{0,2}(?:\1)?)\s*", re.I)
+                    r"(?:\1\s{0,4}(?:[:：.–—-]|$)|[:：.–—-]\s{0,2}(?:\1)?)\s*", re.I)
 PLAIN_TASK = Pattern(rf"{COUNTED}[:：]", re.I)
 TEMPLATE = Pattern(r"(?:#{1,6}\s+|(?:[-*+]\s+)?(?:\*\*|__))Task\s+(?:[NX]\b|\[|<|\{)")
 MARKER = Pattern(r"(?:[-*+·–—](?=\s|$)|[•◦▪‣●☐☑✅✔]|\(?(\d{1,4}|[a-z](?=\)))(?:[.):](?=\s|$)|[）．、]))\s*")
 LABEL = Pattern(EMOJI + r"(?P<bold>\*{1,3}|_{1,3})?(?P<name>[^\W\d_][\w\s-]{0,40}?)\s{0,3}"
-                   r"(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
-                   r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}(?:[:：]|$))|[:：])(?P<apart>\s+|(?<=：)|$)?")
+                r"(?:\((?P<unit>[^()*:]{1,40})\)\s{0,3})?"
+                r"(?(bold)(?:[:：]\s{0,2}(?P=bold)|(?P=bold)\s{0,2}(?:[:：]|$))|[:：])(?P<apart>\s+|(?<=：)|$)?")
 DASHED = Pattern(r"(Task|Prompt|Timeout|Time limit|(?:Success|Acceptance) criteria|Retry strategy)\s{1,3}[-–—]\s+", re.I)
 RULE = Pattern(r"(?:(?:-\s*){3,}|(?:\*\s*){3,}|(?:_\s*){3,}|={3,}\s*)$")
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF))   # pasted along from web pages
@@ -980,7 +980,7 @@ FAILS = rf"(?:If\s+(?:(?:(?:the|this|any)\s+)?{WORK}|this)\s+(?:fails?|is\s+not\
 AND_EVALUATE = r"[,\s]\s{0,20}(?:and\s{1,20})?evaluate\b"
 UNIT_ON_NEXT_LINE = r"\n(?=[ \t]{0,40}(?:\(|sec|min|hour))"
 LEAD_IN = Pattern(r"(?:Please\s+)?(?:Use|Using)\s+(?:your\s+|the\s+|my\s+)?\S{1,200}\.md\b[^:：.]{0,60}[:：]\s*"
-                     r"|(?:to\s+)?execute\s+(?:the|this)\s+(?:task|following)[:：]\s*|to\s+execute[:：]\s*", re.I)
+                  r"|(?:to\s+)?execute\s+(?:the|this)\s+(?:task|following)[:：]\s*|to\s+execute[:：]\s*", re.I)
 GREETING_CHARS = 60                   # "Hi, please use your x.md to execute the task: …"
 SENTENCES = {
     "timeout": Pattern(
@@ -1152,9 +1152,9 @@ DURATION = Pattern(r"(\d+(?:[.,]\d+)?)\s*(hours?|hrs?|h|minutes?|mins?|m|seconds
 APPROXIMATE = Pattern(r"^(?:about|around|roughly|approx\.?|at most|up to|max\.?|~|≤|<=)\s*|\s+(?:max(?:imum)?|at most|or less)$", re.I)
 SECONDS = {"h": 3600, "m": 60, "s": 1}
 ESTIMATE_WORDS = Pattern(r"auto(?:matic)?|estimate|let\s+redis\s+(?:decide|estimate|set|choose)(?:\s+(?:on\s+)?the\s+(?:timeout"
-                            r"|time\s+limit))?"
-                            r"|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?(?:\s+(?:for\s+)?the\s+(?:timeout"
-                            r"|time\s+limit))?", re.I)
+                         r"|time\s+limit))?"
+                         r"|(?:use\s+)?(?:an?\s+|the\s+)?redis(?:'s)?(?:\s+\w+)?(?:\s+(?:for\s+)?the\s+(?:timeout"
+                         r"|time\s+limit))?", re.I)
 
 
 def parse_duration(text: str) -> Optional[float]:
@@ -1485,8 +1485,8 @@ def reason_to_leave_out(line: Line, label: Optional[Line], value: Sequence[Line]
 
 
 PART_OF_TASK = Pattern(r"(?:notes?|examples?|requirements?|inputs?|outputs?|steps?|details|format|constraints?|important|warning"
-                          r"|hint)",
-                          re.I)
+                       r"|hint)",
+                       re.I)
 
 
 def is_content(line: Line, label: Optional[Line], value: Sequence[Line]) -> bool:
@@ -1750,7 +1750,7 @@ def split_agent(command: str) -> Tuple[str, ...]:
     return (program, *words[1:])
 
 
-# ---- Stream: the agent's stdout, in pieces -> Stream. As seen with Claude Code 2.1.197. No I/O. ----
+# ---- Stream: the agent's stdout, in pieces -> Stream. As seen with Claude Code 2.1.197. No I/O but the shelf's. ----
 
 NO_ANSWER = "no answer"               # our name for an api_retry without an HTTP status, which the CLI calls unknown
 # What an api_retry tells of and what cannot get better: left alone, the CLI asks ten times, for minutes.
@@ -2431,7 +2431,7 @@ class Finding(NamedTuple):
 
 
 TOKEN = Pattern(r"`([^`]+)`|(?<![\w=])(?:\"([^\"]+)\"|“([^”]+)”|'([^']+)')(?!\w)"
-                   r"|((?:[^\s,;\"“”'`]|(?<=\w)'(?=\w)|(?<=[=(:\[])[\"'][^\"']*[\"']|(?<=\d),(?=\d))+)|([,;])")
+                r"|((?:[^\s,;\"“”'`]|(?<=\w)'(?=\w)|(?<=[=(:\[])[\"'][^\"']*[\"']|(?<=\d),(?=\d))+)|([,;])")
 BARE_NAMES = {"makefile", "dockerfile", "readme", "license", "changelog", "procfile", "gemfile", "rakefile", "jenkinsfile", "vagrantfile"}
 FILE_NOUNS = {"file", "files", "script", "module"}
 FOLDER_NOUNS = {"folder", "folders", "directory", "directories"}
@@ -2590,12 +2590,12 @@ def looks_like_path(word: str) -> bool:
 
 
 COUNTED = Pattern(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?"
-                     r"|files?"
-                     r"|sections?|items?|entr(?:y|ies)|imports?|words?|numbers?|records?)\b", re.I)
+                  r"|files?"
+                  r"|sections?|items?|entr(?:y|ies)|imports?|words?|numbers?|records?)\b", re.I)
 FILE_NAME = Pattern(r"(?!(?:Node|Vue|Next|Nuxt|React|Express|D3|Three|Socket)\.)[\w@+~-][\w.@+~/-]*\."
-                       r"(?:py|pyi|js|mjs|ts|tsx|jsx|json|ya?ml|toml|md|rst|txt|html?|css|scss|csv|tsv|sh|rs|go|java|kt|c|h|cc|cpp"
-                       r"|hpp|rb"
-                       r"|php|sql|xml|ini|cfg|conf|lock|ipynb|svg|png|pdf|log)")
+                    r"(?:py|pyi|js|mjs|ts|tsx|jsx|json|ya?ml|toml|md|rst|txt|html?|css|scss|csv|tsv|sh|rs|go|java|kt|c|h|cc|cpp"
+                    r"|hpp|rb"
+                    r"|php|sql|xml|ini|cfg|conf|lock|ipynb|svg|png|pdf|log)")
 
 
 def is_file_name(word: str) -> bool:
@@ -2627,8 +2627,8 @@ def read_names(segment: str) -> Optional[Subject]:
 
 
 PARTS_OF_A_FILE = Pattern(r"(?:an? |the |all |its )?(?:sections?|headings?|entr(?:y|ies)|fields?|keys|services?|columns?"
-                             r"|chapters?|paragraphs?|options?|flags?"
-                             r"|targets|references?|mentions?|remarks?) (?:for |on |about |to |of |named |called |titled )?(?=\S)", re.I)
+                          r"|chapters?|paragraphs?|options?|flags?"
+                          r"|targets|references?|mentions?|remarks?) (?:for |on |about |to |of |named |called |titled )?(?=\S)", re.I)
 
 
 def read_targets(segment: str) -> Optional[Targets]:
@@ -2662,7 +2662,7 @@ def read_targets(segment: str) -> Optional[Targets]:
 
 OPERATOR = Pattern(r"[=!<>]=?|:=|->|\+=|-=|=>|\w+:")
 CLAUSE = Pattern(r"(?:not|but|does|doesn['’]t|is|are|has|have|contains?|exists?|prints?|runs?)\b|\S+ (?:contains?|exists?|has"
-                    r"|does|is|are|prints?)\b", re.I)
+                 r"|does|is|are|prints?)\b", re.I)
 
 
 PART_NOUNS = set("section sections heading headings chapter paragraph entry entries field fields target targets flag flags option "
@@ -2798,14 +2798,14 @@ def combine(criterion: Criterion, findings: Sequence[Finding], either: bool) -> 
 GONE, CHANGED = "deleted|removed", "updated|changed|modified"
 MADE = "created|written|generated|regenerated|produced|added|saved|placed|stored|put"
 EXISTS = Pattern(r"(?P<subject>.*?)\s*\b(?P<verb>(?:now |still |both )*(?:exists?|(?:is|are) (?:still |now )?(?:present|there"
-                    r"|included|available|in place))"
-                    r"|no longer exists?|(?:is|are|remains?|stays?) (?P<kept>unchanged|untouched|intact)"
-                    r"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) "
-                    r"(?:not )?"
-                    rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on|to|into|as"
-                    rf"|from)\s+(?P<place>.+?))?[.!]?", re.I)
+                 r"|included|available|in place))"
+                 r"|no longer exists?|(?:is|are|remains?|stays?) (?P<kept>unchanged|untouched|intact)"
+                 r"|(?:does|do)(?: not|n['’]t) exist|(?:is|are|was|were|gets?|has been|have been|has not been|have not been) "
+                 r"(?:not )?"
+                 rf"(?P<done>{GONE}|{CHANGED}|{MADE}))(?: any ?more)?(?:\s+(?:at|in|under|inside|on|to|into|as"
+                 rf"|from)\s+(?P<place>.+?))?[.!]?", re.I)
 MAKES = Pattern(r"(?:it |the script |the program |claude )?(?P<verb>creates?|created|writes?|generates?|updates?|modifies"
-                   r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)(?P<kept>)[.!]?", re.I)
+                r"|deletes?|removes?)\s+(?P<subject>.+?)(?P<place>)(?P<done>)(?P<kept>)[.!]?", re.I)
 
 
 ONLY = tuple(Pattern(pattern + r"[.!]?", re.I) for pattern in (
@@ -2815,8 +2815,8 @@ ONLY = tuple(Pattern(pattern + r"[.!]?", re.I) for pattern in (
     r" (?:is|was|were|are|has been|have been) (?:changed|modified|touched|edited|altered)"))
 RENAMED = Pattern(r"(?P<old>.+?) (?:is|was|has been|gets) (?:renamed|moved) (?:to|into|as) (?P<new>.+?)[.!]?", re.I)
 GLOB = Pattern(r"(?:there (?:is|are) )?no `?\*?(?P<ending>\.\w{1,8})`?(?: files?)(?: (?:is|are|were|remain|remains|exist"
-                  r"|exists))*(?: left| around| there| over| present)*"
-                  r"(?: (?:in|under|inside) (?P<place>.+?))?[.!]?", re.I)
+               r"|exists))*(?: left| around| there| over| present)*"
+               r"(?: (?:in|under|inside) (?P<place>.+?))?[.!]?", re.I)
 
 
 def read_changes(text: str) -> Optional[Criterion]:
@@ -2976,15 +2976,15 @@ def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
 NEGATION = r"(?P<not>(?:(?:does|do|did|is|are|should|must|may|can)(?: not|n['’]t)|never|no longer|cannot) )?"
 SHOULD = r"(?:should |must |also )?"
 CONTAINS = Pattern(rf"(?:(?P<subject>.+?)\s+)??{NEGATION}{SHOULD}"
-                      r"(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?|lists?)\s+(?P<target>.+?)", re.I)
+                   r"(?P<verb>contain(?:s|ing)?|ha(?:s|ve)|includes?|uses?|mentions?|exposes?|defines?|lists?)\s+(?P<target>.+?)", re.I)
 NONE_IN = Pattern(r"(?:there (?:is|are) )?(?P<target>no .+?) (?:in|inside|within) (?P<subject>.+?)(?P<not>)(?P<verb>)[.!]?", re.I)
 PRONOUNS = {"", "it", "file", "the file", "this file", "code", "the code", "the script", "and"}
 OUTPUT = Pattern(r"(?:(?:(?:the |its )?(?:(?:command|script|program|test|console|terminal)(?:['’]s)? )?(?:output|stdout))\s+"
-                    rf"{NEGATION}{SHOULD}(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|is|equals?|reads|says"
-                    rf"|(?P<matches>matches))"
-                    r"|(?:it )?(?:prints?|displays?|outputs?))\s+(?P<target>.+?)", re.I)
+                 rf"{NEGATION}{SHOULD}(?:contains?|displays?|shows?|includes?|prints?|has|mentions?|lists?|is|equals?|reads|says"
+                 rf"|(?P<matches>matches))"
+                 r"|(?:it )?(?:prints?|displays?|outputs?))\s+(?P<target>.+?)", re.I)
 RESPONSE = Pattern(rf"(?:the |claude['’]s )?(?:final )?(?:response|answer|reply)\s+{NEGATION}{SHOULD}"
-                      r"(?:contains?|mentions?|includes?|shows?|has|names?)\s+(?P<target>.+?)", re.I)
+                   r"(?:contains?|mentions?|includes?|shows?|has|names?)\s+(?P<target>.+?)", re.I)
 ALSO = Pattern(r"(.+?) (?:exists|(?:is|was) (?P<made>created|written|updated)) and", re.I)
 
 
@@ -3025,12 +3025,12 @@ def read_contains(text: str, subject: Subject) -> Optional[Criterion]:
 
 
 HANDLES = Pattern(r"(?:(?P<subject>.+?) )?(?:contains?|has|uses?|includes?|handles?|catch(?:es)?)(?: an?| the)?(?P<try> try "
-                     r"?(?:/|-|\.{3}|and) ?(?:except|catch)(?: blocks?)?"
-                     r"(?: (?:for|that handles|that catches|catching|handling|around))?)? ?(?:an? |the "
-                     r")?`?(?P<name>[A-Za-z_.]*(?:Error|Exception|Interrupt|Warning))?`?s?"
-                     r"(?: (?:gracefully|properly|exceptions?|errors?))*[.!]?", re.I)
+                  r"?(?:/|-|\.{3}|and) ?(?:except|catch)(?: blocks?)?"
+                  r"(?: (?:for|that handles|that catches|catching|handling|around))?)? ?(?:an? |the "
+                  r")?`?(?P<name>[A-Za-z_.]*(?:Error|Exception|Interrupt|Warning))?`?s?"
+                  r"(?: (?:gracefully|properly|exceptions?|errors?))*[.!]?", re.I)
 TRIES = Pattern(r"(?:an? )?try ?(?:/|-) ?(?:except|catch)(?: block)? (?:handles|catches) (?:the )?`?(?P<name>\w*(?:Error"
-                   r"|Exception))`?[.!]?", re.I)
+                r"|Exception))`?[.!]?", re.I)
 
 
 def read_handler(text: str, subject: Subject) -> Optional[Criterion]:
@@ -3076,7 +3076,7 @@ def read_output(text: str, subject: Subject) -> Optional[Criterion]:
 
 
 EDGES = Pattern(r"(?:(?P<subject>.+?) )?(?P<not>does not )?(?P<edge>starts?|begins?|ends?) with (?:the )?(?:line |text |words? "
-                   r"|string |shebang |heading |header )?(?P<target>.+?)[.!]?", re.I)
+                r"|string |shebang |heading |header )?(?P<target>.+?)[.!]?", re.I)
 
 
 def read_edge(text: str, subject: Subject) -> Optional[Criterion]:
@@ -3175,7 +3175,7 @@ def search_files(criterion: Criterion, names: Sequence[str], evidence: Evidence,
 
 
 ABOUT_COMMENTS = Pattern(r"comment|todo|fixme|docstring|documentation|header|licen[cs]e|copyright|shebang|\bnotes?\b|[\"'`“](?:#"
-                            r"|//|/\*|--|<!--)", re.I)
+                         r"|//|/\*|--|<!--)", re.I)
 
 
 def search_code(criterion: Criterion, texts: Sequence[Tuple[str, str]], best: str, verdict: Verdict) -> Verdict:
@@ -3285,12 +3285,12 @@ AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|rai
               r")?(?:runs?"
               r"|running|executed)|while running(?: the \w+)?))*")
 NO_ERRORS = Pattern(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?"
-                       rf"|completed|finish(?:es|ed)|executes?|works|exits)"
-                       rf" )?with |(?:the |its )?(?:\w+ ){{1,3}}(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?"
-                       rf"|yields?|produces?) )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
+                    rf"|completed|finish(?:es|ed)|executes?|works|exits)"
+                    rf" )?with |(?:the |its )?(?:\w+ ){{1,3}}(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?"
+                    rf"|yields?|produces?) )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
 WITHOUT = Pattern(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: "
-                     r"successfully)?"
-                     rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
+                  r"successfully)?"
+                  rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
 SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught "
                       "python".split())
 ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "script", "program", "everything", "command",
@@ -3298,15 +3298,15 @@ ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "s
                                           "program "
                                           "command".split()), "the whole thing"}
 TESTS_PASS = Pattern(r"(?:all |the |of |existing |other |unit |new )*(?:\w+ )?tests? (?:suite )?(?:in \S+ )?(?:still |now "
-                        r")?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
-                        r"|passing))[.!]?", re.I)
+                     r")?(?:pass(?:es|ed)?|succeeds?|(?:is|are) (?:green"
+                     r"|passing))[.!]?", re.I)
 ERROR_CLASS = r"`?\w*(?:Error|Exception|Warning)`?"
 ERROR_NAME = r"(?:\w*(?:Error|Exception|Warning)s?|`[^`]+`)"
 NAMED_ERROR = Pattern(rf"(?:[Tt]here (?:are|is|were) )?[Nn]o (?P<names>{ERROR_NAME}(?:(?:,| or| and|, or| nor) {ERROR_NAME})*)"
-                         rf"(?: errors?)?{AFTERWARDS}[.!]?")
+                      rf"(?: errors?)?{AFTERWARDS}[.!]?")
 TROUBLE = Pattern(r"^Traceback \(most recent call last\)|^(?:\w+\.)*\w*(?:Error|Exception): |^(?:fatal|panic|error): "
-                     r"|(?<!\b0 )(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
-                     r"|\b[1-9]\d* failed\b", re.M)
+                  r"|(?<!\b0 )(?<!\bno )\bFAILED\b(?!\s*[:=]\s*0\b)"
+                  r"|\b[1-9]\d* failed\b", re.M)
 LINKS = Pattern(r"(&&|\|\||[;|\n]|(?<![>&])&(?![>&\d]))")
 QUOTED = Pattern(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
 PREFIXES = {"time", "timeout", "sudo", "env", "nohup", "exec", "npx", "command"}
@@ -3316,11 +3316,11 @@ READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir h
               "mv touch "
               "wc which sleep diff sort uniq tee chmod".split())
 TEST_RUN = Pattern(r"(?:pytest|unittest|nose2?|tox|jest|vitest|rspec|phpunit|ctest|ava|mocha)\b"
-                      r"|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet|mix|swift)\b.*\b(?:tests?|check)\b"
-                      r"|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
+                   r"|(?:npm|yarn|pnpm|bun|go|cargo|mvn|gradle|make|dotnet|mix|swift)\b.*\b(?:tests?|check)\b"
+                   r"|(?:.*/)?(?:tests?|test_\w+|\w+_test|run_tests?)\.\w+$")
 PREPARATION = Pattern(r"(?:cd|export|source|\.|set)\s|\w+=\S*$|$")
 UNCERTAIN = Pattern(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)"
-                       r"|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
+                    r"|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
 RUNS_NOTHING = {"--version", "-V", "--help", "-h", "--collect-only", "--co", "--dry-run", "--list", "--fixtures", "--markers"}
 NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no test was run"}
 
@@ -3912,7 +3912,7 @@ def read_route_call(call: Any, prefixes: Mapping[str, str]) -> Optional[Tuple[Tu
 
 
 ROUTE_CALL = Pattern(rf"\b\w+\.(?P<method>{METHODS}|all|route|HandleFunc|Handle)\(\s*[\"'`](?:(?P<verb>[A-Z]+) "
-                        rf")?(?P<path>/[^\"'`]*)[\"'`]", re.I)
+                     rf")?(?P<path>/[^\"'`]*)[\"'`]", re.I)
 
 
 def find_routes(name: str, text: str) -> List[Tuple[Tuple[str, ...], str, int]]:
@@ -3924,12 +3924,12 @@ def find_routes(name: str, text: str) -> List[Tuple[Tuple[str, ...], str, int]]:
 
 NUMBERS = {word: number for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
 COUNTS = Pattern(r"(?:(?P<subject>.+?) )??(?:(?P<verb>has|have|contains?|includes?|defines?|is|are|there (?:is|are)) "
-                    r")?(?P<bound>at least|at most|exactly|no more than|"
-                    r"no fewer than|no less than|more than|fewer than|less than|only|a minimum of|a maximum of|>=|≥|<=|≤)? "
-                    r"?(?P<number>\d{1,9}|" + "|".join(NUMBERS) + r")"
-                    r" (?P<unit>(?:unit )?tests?(?: functions?| cases?)?|functions?|class(?:es)?|lines?|words?)(?: long)?(?: of "
-                    r"(?:code|text))?"
-                    r"(?: (?:in|inside) (?P<file>.+?))?[.!]?", re.I)
+                 r")?(?P<bound>at least|at most|exactly|no more than|"
+                 r"no fewer than|no less than|more than|fewer than|less than|only|a minimum of|a maximum of|>=|≥|<=|≤)? "
+                 r"?(?P<number>\d{1,9}|" + "|".join(NUMBERS) + r")"
+                 r" (?P<unit>(?:unit )?tests?(?: functions?| cases?)?|functions?|class(?:es)?|lines?|words?)(?: long)?(?: of "
+                 r"(?:code|text))?"
+                 r"(?: (?:in|inside) (?P<file>.+?))?[.!]?", re.I)
 
 
 AT_LEAST = ("at least", "no fewer than", "no less than", "a minimum of", ">=", "≥")
@@ -3985,11 +3985,11 @@ def count_units(unit: str, name: str, text: str) -> int:
 TOOLS = {name.lower(): name for name in
          "Bash Read Write Edit MultiEdit NotebookEdit Glob Grep WebSearch WebFetch Task TodoWrite".split()}
 TOOL_USED = Pattern(r"(?:(?:it |claude |the agent |claude code )?(?P<not>does not |doesn['’]t |do not |did not |didn['’]t "
-                       r"|never )?(?:uses?|used|calls?|called|invokes?) |(?P<without>without |no ))?"
-                       r"(?:using |the |any )*(?P<names>`?\w+`?(?:(?:,| and|, and| or| nor) (?:the )?`?\w+`?)*)(?P<tool>(?: "
-                       r"tools?)?)(?: calls?)?"
-                       r"(?P<passive> (?:is|are|was|were|has been|gets) (?P<no>not |never )?(?:used|called|invoked))?(?: (?:to"
-                       r"|for) .+)?[.!]?", re.I)
+                    r"|never )?(?:uses?|used|calls?|called|invokes?) |(?P<without>without |no ))?"
+                    r"(?:using |the |any )*(?P<names>`?\w+`?(?:(?:,| and|, and| or| nor) (?:the )?`?\w+`?)*)(?P<tool>(?: "
+                    r"tools?)?)(?: calls?)?"
+                    r"(?P<passive> (?:is|are|was|were|has been|gets) (?P<no>not |never )?(?:used|called|invoked))?(?: (?:to"
+                    r"|for) .+)?[.!]?", re.I)
 
 
 def read_tool_used(text: str, subject: Subject) -> Optional[Criterion]:
@@ -4090,13 +4090,13 @@ ENDINGS = (
                r"|returns?|produces?|lists?"
                r"|reports?|results? in|->|→|=>)\s+(?P<target>.+?)"))
 JOINED = Pattern(rf"{RUNNING}`(?P<first>[^`]+)`(?:(?:,? (?P<link>and|or)|,) `(?P<second>[^`]+)`)?(?: "
-                    rf"command)?(?:\s+(?P<ending>.+?))?[.!]?", re.I | re.S)
+                 rf"command)?(?:\s+(?P<ending>.+?))?[.!]?", re.I | re.S)
 BARE_COMMAND = Pattern(rf"{RUNNING}(?P<first>{PROGRAM})\s+(?P<ending>(?:"
-                          rf"{'|'.join(pattern for _, pattern in ENDINGS if '?P' not in pattern)})"
-                          r"|(?:does not|doesn['’]t|prints?|outputs?|shows?|displays?|contains?|includes?|gives?|returns?|produces?"
-                          r"|exits?|->|→|=>)\s.+?)[.!]?", re.I | re.S)
+                       rf"{'|'.join(pattern for _, pattern in ENDINGS if '?P' not in pattern)})"
+                       r"|(?:does not|doesn['’]t|prints?|outputs?|shows?|displays?|contains?|includes?|gives?|returns?|produces?"
+                       r"|exits?|->|→|=>)\s.+?)[.!]?", re.I | re.S)
 FILE_VERBS = Pattern(r"(?:does not |must not )?(?:contains?|has|have|includes?|mentions?|exists?|is|are|uses?|defines?"
-                        r"|imports?)\b", re.I)
+                     r"|imports?)\b", re.I)
 
 
 def read_command(text: str, subject: Subject) -> Optional[Criterion]:

@@ -44,6 +44,7 @@ import fcntl
 import functools
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import os
@@ -62,20 +63,9 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import (AbstractSet, Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence,
                     Set, Tuple, Union)
+from urllib.parse import parse_qs
 
-if __name__ == "__main__":
-    import asyncio
-else:
-    def load_asyncio() -> Any:
-        """asyncio, loaded when something of it is used first: a client that imports this file for its codec needs none of it."""
-        from importlib.util import LazyLoader, find_spec, module_from_spec
-        spec = find_spec("asyncio")
-        spec.loader = LazyLoader(spec.loader)
-        module = sys.modules["asyncio"] = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    asyncio = sys.modules.get("asyncio") or load_asyncio()
+asyncio: Any = sys.modules.get("asyncio")  # main() loads it: a client that imports this file for its codec does without, and saves 27 ms
 
 # ---- Policy and limits: every number with its unit and its reason. ----
 
@@ -480,7 +470,6 @@ HEADER_LINE = re.compile(rf"({NAME}):([^{CONTROLS}]*)")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.IGNORECASE)
 ORIGIN = re.compile(rf"(https?)://{HOST.pattern}", re.IGNORECASE)
 DEFAULT_PORTS = {"http": "80", "https": "443"}
-LOOPBACK_6 = (1).to_bytes(16, "big")
 REASONS = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
            408: "Request Timeout", 426: "Upgrade Required", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
 
@@ -586,11 +575,10 @@ def _words(value: str) -> Set[str]:
 
 
 def is_loopback(address: str) -> bool:
-    """127.0.0.0/8 or ::1 (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3)."""
-    for family, is_own in ((socket.AF_INET, lambda packed: packed[0] == 127), (socket.AF_INET6, lambda packed: packed == LOOPBACK_6)):
-        with contextlib.suppress(OSError, ValueError):  # it is none of this family; NUL
-            return is_own(socket.inet_pton(family, address.partition("%")[0]))
-    return False
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def is_own_name(name: str, gate: Gate) -> bool:
@@ -613,7 +601,6 @@ def is_own_origin(origin: str, host: str, place: Place) -> bool:
 
 def has_token(request: HttpRequest, token: str) -> bool:
     scheme, _, given = request.first("authorization").partition(" ")
-    from urllib.parse import parse_qs
     offered = [given.strip(" \t").encode("latin-1") if scheme.lower() == "bearer" else b""]
     offered += [value.encode("utf-8", "surrogateescape") for value in
                 parse_qs(request.target.partition("?")[2], errors="surrogateescape").get("token", [])[:1]]
@@ -2250,7 +2237,7 @@ class Bridge:
         for is_over, problem in (
             (self.is_ending.is_set(), "the bridge is ending"),
             (running >= self._options.max_processes, f"{running} processes are running (--max-processes)"),
-            (not self._has_descriptors(),
+            (not self._ensure_descriptors(),
              f"{len(self._piped)} processes, or what survives them, hold pipes; there are descriptors for no more (ulimit -n)"),
             (sum(awaited) > AWAITED_BYTES or len(awaited) > ENDED,
              f"{sum(awaited)} bytes of output of {len(awaited)} ended processes wait to be fetched (attach)"),
@@ -2258,8 +2245,8 @@ class Bridge:
             if is_over:
                 raise RpcError(LIMIT_REACHED, problem)
 
-    def _has_descriptors(self) -> bool:
-        """Whether there are enough for one more process; if not, more are taken, once."""
+    def _ensure_descriptors(self) -> bool:
+        """Whether there are enough for one more process, if need be after more were taken, which is done once."""
         needed = sum(process.count_descriptors() for process in self._piped) + DESCRIPTORS
         if needed > self._descriptors and not self._has_raised:
             self._has_raised = True
@@ -2274,27 +2261,28 @@ class Bridge:
             self._journal.begin(process_id)
         except OSError as error:
             raise start_error("the bridge's journal", error.errno) from None
-        self._table.adopt()
-        leash, started = Leash(), now_ticks()
-        try:
-            leash.take(self._leash_pipe)
-            popen = spawn(order, program, process_id, self._options.umask, self._prepare, leash)
-        except (RpcError, OSError) as error:
-            leash.loosen()
-            self._journal.finish(process_id)
-            raise error if isinstance(error, RpcError) else start_error(order.argv[0], error.errno) from None
-        try:
-            leash.fasten(popen.pid)
-            process = Process(process_id, order, popen, leash, started, self._options.grace, self._table, self._on_process_end)
-        except OSError as error:  # nothing may run that nobody watches
-            send_signal(os.killpg, popen.pid, signal.SIGKILL)
-            popen.communicate()
-            leash.loosen()
-            self._journal.finish(process_id)
-            raise start_error(order.argv[0], error.errno) from None
-        self._processes[process_id] = self._leaders[popen.pid] = process
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._journal.finish, process_id)
+            try:
+                process = self._watch(process_id, order, program, undo)
+            except OSError as error:
+                raise start_error(order.argv[0], error.errno) from None
+            undo.pop_all()
+        self._processes[process_id] = self._leaders[process.pid] = process
         self._piped.append(process)
         return process
+
+    def _watch(self, process_id: str, order: Order, program: str, undo: contextlib.ExitStack) -> Process:
+        """Starts the program and everything that watches it; nothing may run that nobody watches."""
+        self._table.adopt()
+        leash, started = Leash(), now_ticks()
+        undo.callback(leash.loosen)
+        leash.take(self._leash_pipe)
+        popen = spawn(order, program, process_id, self._options.umask, self._prepare, leash)
+        undo.callback(popen.communicate)
+        undo.callback(send_signal, os.killpg, popen.pid, signal.SIGKILL)  # undone first
+        leash.fasten(popen.pid)
+        return Process(process_id, order, popen, leash, started, self._options.grace, self._table, self._on_process_end)
 
     def _control(self, connection: Connection, params: Dict[str, Any]) -> Outcome:
         process, wanted = self._find(connection, params.get("process_id")), params["type"]
@@ -2696,6 +2684,8 @@ def keep_freed_memory() -> None:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
+    global asyncio
+    import asyncio
     keep_freed_memory()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what was blocked by whoever started this would never be heard of, here nor in a child
     options = parse_options(arguments)

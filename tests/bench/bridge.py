@@ -3,9 +3,9 @@
     python bridge.py [--rounds 5] [--only lines]
 
 The same client for all, a small one on a bare socket; each workload in interleaved rounds, each with servers of its own; medians.
-`of websockets` is the median of the ratios round by round; a ratio over 1 is slower, but for MB/s where it is faster. Server CPU is the server
-process's own; memory is its peak RSS over what it had when it was ready, in MB of 1,000,000 bytes. The first round of `lines` is not counted: what came is decoded and
-compared with what was written.
+`of websockets` is the median of the ratios round by round; a ratio over 1 is slower, but for MB/s where it is faster. Server CPU is the
+server process's own; memory is its peak RSS over what it had when it was ready, in MB of 1,000,000 bytes. Before the first round of
+`lines` what comes is decoded and compared with what was written.
 
 websocketd sends lines as they are, begins with the connection and ends with it; with "an envelope" a filter of its own makes each line
 the notification that the others send.
@@ -433,6 +433,8 @@ def median(values: Sequence[Optional[float]], form: str) -> str:
 
 def run_workload(workload: Workload, folder: Path, rounds: int) -> None:
     names = [name for name in workload.names if not name.startswith("websocketd") or shutil.which("websocketd")]
+    if len(names) < len(workload.names):
+        print("\nwebsocketd is left out: it is not installed")
     found: Dict[str, List[Figures]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names):] + names[:number % len(names)]:
