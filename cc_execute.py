@@ -61,6 +61,7 @@ ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; long
 LINE_LIMIT_CHARS = 16 * 1024 * 1024   # a longer stream line is dropped and counted, never the run; images in one take some MiB
 SHELF_CHARS = 4 * 1024 * 1024         # what tools took and returned is held in memory up to so much, beyond it in a file
 SHELVED_CHARS = 512                   # but for what is shorter
+MOST_SPANS = 200                      # of an attempt's tool calls the times of the longest are kept, for the report
 RECENT_MESSAGES = 64                  # of Claude's whose tokens are known each; older ones are only in the sum
 EVENTS_IN_A_LINE = 20                 # so often a broken line is searched for whole events
 STDERR_CHARS = 65536                  # of the agent's stderr the end is kept, for the message if there is no result
@@ -503,6 +504,14 @@ class Verdict(NamedTuple):
     finding: str = ""                 # for the agent in a retry, where shorter words do
 
 
+class Span(NamedTuple):
+    """A tool call in time: seconds from its attempt's start."""
+    what: str                         # "Bash: pytest -q"
+    began: float
+    ended: float
+    failed: bool = False
+
+
 class Attempt(NamedTuple):
     number: int
     prompt: str
@@ -529,6 +538,10 @@ class Attempt(NamedTuple):
     orphaned: bool = False            # cc_execute was ended while it ran, and so was it
     earlier: bool = False             # it was made before the run was gone on with
     paused: float = 0.0               # seconds of its duration for which the CLI sat out what the API refused
+    began_at: float = 0.0             # Unix time; 0: not known
+    waited: float = 0.0               # seconds for which a limit was sat out before it
+    checked: float = 0.0              # seconds that it took to judge it, after the agent's end
+    spans: Tuple[Span, ...] = ()      # its tool calls in time, as far as they were seen
 
     def ended_by(self, *kinds: str) -> bool:
         """Whether an error of one of these kinds ended it."""
@@ -577,6 +590,7 @@ class Options(NamedTuple):
     keep: int = KEPT_RUNS             # folders of a spec's runs
     resume: bool = False              # go on with the spec's last run
     resume_from: Optional[str] = None   # or with the run in this folder
+    junit: Optional[str] = None       # the file for CI
 
 
 class Estimate(NamedTuple):
@@ -1758,13 +1772,21 @@ HOPELESS = ("authentication_failed", "billing_error", "oauth_org_not_allowed", "
 TOKENS = (("inputTokens", "input_tokens"), ("cacheReadInputTokens", "cache_read_input_tokens"),
           ("cacheCreationInputTokens", "cache_creation_input_tokens"))   # what was read: names in modelUsage, and in usage
 
-
+MESSAGE_TOKENS = (*(name for _, name in TOKENS), "output_tokens")   # of a message's usage
 KEPT_INPUTS = ("command", "file_path", "path", "pattern", "description")   # of a tool's input, whatever their length
 
 
 def is_long(value: Any) -> bool:
     """Of a tool's input: a file's content, or a list of edits."""
     return not (value is None or isinstance(value, (bool, int, float))) and (not isinstance(value, str) or len(value) >= SHELVED_CHARS)
+
+
+class Listener:
+    """Hears what an agent says and does, as it comes; this one keeps silent. Calls are known by their ids."""
+
+    def said(self, text: str) -> None: ...
+    def called(self, call_id: str, call: ToolCall) -> None: ...
+    def returned(self, call_id: str, call: ToolCall) -> None: ...
 
 
 class Stream:
@@ -1784,9 +1806,10 @@ class Stream:
         self.is_masked = False                        # (the beginning of) it was read from a transcript, which holds no secrets
         self.paused = 0.0                             # seconds for which the CLI sat out what the API refused
         self.events = self.noise = self.unknown = self.oversized = 0
+        self.listener = Listener()
         self._does: Union[str, ToolCall] = "starting"
-        self._inputs: Dict[str, Tuple[float, ...]] = {}      # tokens that recent messages read, by the rows of TOKENS, by their ids
-        self._input_before: Tuple[float, ...] = (0.0,) * len(TOKENS)   # and all earlier ones in sum
+        self._tokens: Dict[str, Tuple[float, ...]] = {}      # MESSAGE_TOKENS of recent messages, by their ids
+        self._tokens_before: Tuple[float, ...] = (0.0,) * len(MESSAGE_TOKENS)   # and of all earlier ones in sum
         self._shelf = Shelf()
         self._background: Dict[str, Tuple[str, str]] = {}    # tool_use id and description of what runs, by task id
         self._rest: List[str] = []
@@ -1857,28 +1880,30 @@ class Stream:
             self.synthetic, self.is_over = event if told_by_cli else None, False
         if told_by_cli:
             return
-        self._count_input(message)
+        self._count_tokens(message)
         self.retrying, self.has_answered = None, True   # the API lets something through again
         self.rejections.clear()
         for block in blocks_of(message):
             if block.get("type") == "text" and not in_subagent:
                 self.last_text = self._does = str(block.get("text", ""))
+                self.listener.said(self.last_text)
             elif block.get("type") == "tool_use":
-                call = self._called(str(block.get("name")), as_mapping(block.get("input")))
-                self.calls[str(block.get("id"))] = self._does = call
+                call_id, call = str(block.get("id")), self._called(str(block.get("name")), as_mapping(block.get("input")))
+                self.calls[call_id] = self._does = call
+                self.listener.called(call_id, call)
 
-    def _count_input(self, message: Mapping[str, Any]) -> None:
+    def _count_tokens(self, message: Mapping[str, Any]) -> None:
         """A message comes in several events, each with what is known by then, between which those of subagents may stand."""
         usage = as_mapping(message.get("usage"))
-        self._inputs[str(message.get("id"))] = tuple(read_number(usage.get(name), 0.0) for _, name in TOKENS)
-        if len(self._inputs) > RECENT_MESSAGES:
-            oldest = self._inputs.pop(next(iter(self._inputs)))
-            self._input_before = tuple(map(sum, zip(self._input_before, oldest)))
+        self._tokens[str(message.get("id"))] = tuple(read_number(usage.get(name), 0.0) for name in MESSAGE_TOKENS)
+        if len(self._tokens) > RECENT_MESSAGES:
+            oldest = self._tokens.pop(next(iter(self._tokens)))
+            self._tokens_before = tuple(map(sum, zip(self._tokens_before, oldest)))
 
     @property
-    def input_tokens(self) -> Tuple[float, ...]:
-        """The tokens that all messages read, by the rows of TOKENS."""
-        return tuple(map(sum, zip(self._input_before, *self._inputs.values())))
+    def tokens(self) -> Tuple[float, ...]:
+        """What all messages used, by MESSAGE_TOKENS; what was written is told in full only by the result."""
+        return tuple(map(sum, zip(self._tokens_before, *self._tokens.values())))
 
     @property
     def doing(self) -> str:
@@ -1898,6 +1923,7 @@ class Stream:
             if call:
                 finished = with_result(call, block, details)
                 self.calls[call_id] = finished._replace(returned=self._shelf.put(finished.output))
+                self.listener.returned(call_id, finished)
                 self._note_background(call_id, call, details)
                 self._does = "thinking"
 
@@ -6731,17 +6757,51 @@ class Interrupt:
         self.count += 1
 
 
-class Observer:
-    """Hears what happens while a spec runs; this one keeps silent. The terminal's is below."""
+class Progress(NamedTuple):
+    """An attempt under way."""
+    doing: str
+    elapsed: float                    # seconds
+    tokens: float = 0                 # that it has used, as far as its messages tell
+    cost_usd: Optional[float] = None  # of the run before it
+
+
+class Observer(Listener):
+    """Hears what happens while a spec runs, what the agent says and does included; this one keeps silent. The terminal's is below."""
 
     def say(self, text: str) -> None: ...
     def task_started(self, task: Task, of: int, directory: str) -> None: ...
     def limit_chosen(self, limit: Limit) -> None: ...
     def attempt_started(self, number: int, limit: float) -> None: ...
-    def progress(self, doing: str, elapsed: float) -> None: ...
+    def progress(self, now: Progress) -> None: ...
     def waiting(self, kind: str, left: float) -> None: ...
     def attempt_ended(self, attempt: Attempt) -> None: ...
     def task_ended(self, result: TaskResult) -> None: ...
+
+
+class Spans:
+    """The tool calls of an attempt in time: all, or the longest of very many."""
+
+    def __init__(self) -> None:
+        self._begun: Dict[str, Tuple[str, float]] = {}
+        self._ended: List[Span] = []
+
+    def begin(self, call_id: str, call: ToolCall, at: float) -> None:
+        self._begun[call_id] = (describe_call(call), at)
+
+    def end(self, call_id: str, failed: bool, at: float) -> None:
+        what, began = self._begun.pop(call_id, ("", at))   # what had begun before it was taken over is left out
+        self._ended += [Span(what, round(began, 3), round(at, 3), failed)] if what else []
+        if len(self._ended) > 2 * MOST_SPANS:
+            self._ended = self._longest()
+
+    def _longest(self) -> List[Span]:
+        return sorted(self._ended, key=lambda span: span.began - span.ended)[:MOST_SPANS]
+
+    def close(self, at: float) -> Tuple[Span, ...]:
+        """Those that have not ended by now were cut off."""
+        for call_id in list(self._begun):
+            self.end(call_id, True, at)
+        return tuple(sorted(self._longest(), key=lambda span: span.began))
 
 
 class Ledger:
@@ -6876,7 +6936,7 @@ def counts_earlier(before: SessionTotal, stream: Stream) -> bool:
     tokens over all models are not just those before and those of the run's own messages. In doubt nothing is taken off."""
     result = as_mapping(stream.result)
     whole, last = model_tokens(result), as_mapping(result.get("usage"))   # which is empty where a budget ended the run
-    own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, stream.input_tokens)]
+    own = [max(read_number(last.get(name), 0.0), read) for (_, name), read in zip(TOKENS, stream.tokens)]
     if (stream.cost_usd or 0.0) < before.cost_usd:
         return False
     return not any(whole) or all(used == earlier + new for used, earlier, new in zip(whole, before.tokens, own))
@@ -7037,7 +7097,7 @@ def attempt_command(task: Task, step: Next, options: Options) -> List[str]:
     return command + (["--resume", step.resume] if step.resume else [])
 
 
-class AttemptRun:
+class AttemptRun(Listener):
     """One start of the agent: what it says is kept and read as it comes, then its ending and the criteria are judged."""
 
     def __init__(self, work: TaskRun, step: Next, number: int):
@@ -7052,6 +7112,8 @@ class AttemptRun:
         self.previous = work.run.after if work.run else work.before
         self.after = work.before
         self.stream = Stream()
+        self.spans = Spans()
+        self.waited = 0.0             # seconds, for a limit, before it began
         self.changes = Changes()
         self.stderr = ""
         stem = work.context.folder.task(work.at).stem
@@ -7071,6 +7133,7 @@ class AttemptRun:
     def carry_out(self) -> Attempt:
         """The whole attempt: the agent's work, then the verdicts on it. Criteria are judged whenever the agent was started."""
         ended, error = self.run_agent()
+        ended_at = self.watch.elapsed()
         self.after = take_snapshot(self.directory, self.before, [self.context.folder.path])
         self.changes = compare(self.before, self.after)
         verdicts = judge_session(self.work.criteria(), self.evidence(error), self.session(), self.context.mask) if self.was_started else ()
@@ -7079,7 +7142,7 @@ class AttemptRun:
         verdicts = tuple(refuse_weak(verdict) for verdict in verdicts) if self.context.options.strict else verdicts
         lost = make_error("bridge", self.lost) if self.lost else None
         error = error or lost or self.interrupted(verdicts) or self.denied(verdicts) or self.judge_limit
-        attempt = self.report(ended, error, verdicts)
+        attempt = self.report(ended, error, verdicts)._replace(checked=round(self.watch.elapsed() - ended_at, 3))
         if self.process and ended.survivors:
             self.end_survivors(self.process, ended, passed(self.task, attempt, self.context.options.strict))
         return attempt
@@ -7182,8 +7245,20 @@ class AttemptRun:
         return {"cwd": self.directory, "env": self.environment, "umask": current_umask(), "timeout": self.step.timeout}
 
     def follow(self, process: Started, transcript: Transcript, after: int = 0) -> Ended:
+        self.stream.listener = self
         ended = self.context.client().follow(process, lambda source, data, seq: self.take(source, data, seq, transcript), self.cancels, after)
         return self.watch.ending(ended)
+
+    def said(self, text: str) -> None:
+        self.context.observer.said(text)
+
+    def called(self, call_id: str, call: ToolCall) -> None:
+        self.spans.begin(call_id, call, self.watch.elapsed())
+        self.context.observer.called(call_id, call)
+
+    def returned(self, call_id: str, call: ToolCall) -> None:
+        self.spans.end(call_id, bool(call.failed), self.watch.elapsed())
+        self.context.observer.returned(call_id, call)
 
     def tell_of_transcript(self, transcript: Transcript) -> None:
         if transcript.trouble:
@@ -7199,13 +7274,17 @@ class AttemptRun:
     def cancels(self) -> int:
         """How often the agent has to be cancelled by now: for the user, or for what the watch has seen. Meanwhile the criteria are read."""
         self.work.criteria()
-        self.context.observer.progress(self.stream.doing, self.watch.elapsed())
+        self.show_progress(self.stream.doing)
         if not self.context.interrupt.count:
             return int(bool(self.watch.why_end()))
         if self.watch.cause != "user":
             self.context.observer.say("cancelling the agent; the same signal again ends it at once")
         self.watch.cause = "user"
         return min(2, self.context.interrupt.count)
+
+    def show_progress(self, doing: str) -> None:
+        tokens, cost = sum(self.stream.tokens), total_cost(self.context.ledger.attempts)
+        self.context.observer.progress(Progress(doing, self.watch.elapsed(), tokens, cost))
 
     def denied(self, verdicts: Sequence[Verdict]) -> Optional[AgentError]:
         return denied(self.stream, verdicts, self.context.options.permissions)
@@ -7246,7 +7325,7 @@ class AttemptRun:
 
     def checking(self, command: str) -> int:
         """Asked while a criterion's command runs: shows it, and says how often it has to be cancelled by now."""
-        self.context.observer.progress(f"checking: {shorten(command, 60)}", self.watch.elapsed())
+        self.show_progress(f"checking: {shorten(command, 60)}")
         return min(2, self.context.interrupt.count)
 
     def end_survivors(self, process: Started, ended: Ended, good: bool) -> None:
@@ -7269,7 +7348,8 @@ class AttemptRun:
             self.transcript, verdicts, self.stream.text, changed, self.was_started, self.judge_cost, resumed=bool(self.step.resume),
             retry=self.step.retry, unfinished=self.stream.unfinished,
             free=self.watch.is_free() and not self.out_of_reach,
-            given_up=self.judge_given_up, orphaned=self.orphaned, paused=round(min(self.stream.paused, ended.duration), 3))
+            given_up=self.judge_given_up, orphaned=self.orphaned, paused=round(min(self.stream.paused, ended.duration), 3),
+            began_at=round(self.began_at, 3), waited=round(self.waited, 3), spans=self.spans.close(ended.duration))
 
     def own_cost(self) -> Optional[float]:
         """USD of this attempt alone: what a resumed session's total counts again of earlier ones is taken off."""
@@ -7291,7 +7371,7 @@ class AttemptRun:
         left = [verdict for verdict in verdicts if verdict.confidence != "proved"]
         if not left or self.context.interrupt.signal:
             return tuple(verdicts)
-        self.context.observer.progress(f"asking the judge, {len(left)} not proved", self.watch.elapsed())
+        self.show_progress(f"asking the judge, {len(left)} not proved")
         prompt, waits = judge_prompt(left, self.evidence(None)), 0
         while True:
             answer = self.try_judge(prompt, len(left))
@@ -7541,7 +7621,7 @@ class TaskRun:
     def carry_on(self, step: Union[Next, Stop]) -> TaskResult:
         """From this step to the end of the task."""
         self.look_around()
-        out_of_money = False
+        out_of_money, waited = False, self.context.ledger.waited
         while isinstance(step, Next):
             self.money = money_left(self.task, self.attempts, self.context)
             out_of_money = self.money is not None and self.money <= 0 and not step.label
@@ -7550,7 +7630,8 @@ class TaskRun:
             elif step.wait and not wait_for_limit(step.wait, self.last_error_kind(), self.context):
                 return TaskResult(self.task, "cancelled", tuple(self.attempts), self.changes())
             else:
-                self.attempt(step)
+                self.attempt(step, waited=self.context.ledger.waited - waited)
+                waited = self.context.ledger.waited
                 step = next_step(self.task, self.attempts, self.retries, self.context)
         if step.reason:
             self.context.warn(f"task {self.task.number} was not {'tried again' if self.attempts else 'started'}: {step.reason}")
@@ -7570,10 +7651,12 @@ class TaskRun:
         for attempt in self.attempts:
             self.run = self.reopen(attempt)
 
-    def attempt(self, step: Next) -> None:
+    def attempt(self, step: Next, waited: float) -> None:
+        """`waited`: seconds for which a limit was sat out before it."""
         number, folder = len(self.attempts) + 1, self.context.folder
         self.context.observer.attempt_started(number, step.timeout)
         self.run = AttemptRun(self, step, number)
+        self.run.waited = waited
         fresh = Launch(number, self.run.label, self.run.began_at, step.prompt, tuple(self.run.command), step.timeout, step.resume, step.retry)
         folder.put(self.at, status="", launch=(folder.task(self.at).launch if step.label else None) or fresh)
         attempt = self.run.carry_out()
@@ -7722,6 +7805,25 @@ def run_document(context: Context, results: Sequence[TaskResult], started_at: fl
     }
 
 
+class Outcome(NamedTuple):
+    """What a run of a spec came to."""
+    document: Dict[str, Any]          # of --json
+    status: int                       # its exit status
+    batch: str = ""                   # to which it belongs
+    details: Sequence[Mapping[str, Any]] = ()   # for reports, of each of the document's tasks: see details_document
+
+
+def details_document(results: Sequence[TaskResult]) -> List[Dict[str, Any]]:
+    """What --json does not say of the tasks: what they are, when their attempts began (Unix time), how long was waited before each and it
+    was judged after it, and its tool calls, in seconds from its start."""
+    return [{"prompt": result.task.prompt, "criteria": list(result.task.criteria), "retry_strategy": result.task.retry_strategy,
+             "note": result.note, "attempts": [attempt_details(attempt) for attempt in result.attempts]} for result in results]
+
+
+def attempt_details(attempt: Attempt) -> Dict[str, Any]:
+    return {"began_at": attempt.began_at, "waited": attempt.waited, "checked": attempt.checked, "spans": [span._asdict() for span in attempt.spans]}
+
+
 def plan_document(spec: Spec, options: Options, history: History, warnings: Sequence[str]) -> Dict[str, Any]:
     """What a run would do; the file's own warnings come with those about criteria and tools."""
     directory = check_spec(spec, options)
@@ -7748,6 +7850,95 @@ def plan_document(spec: Spec, options: Options, history: History, warnings: Sequ
 def criterion_document(criterion: Criterion) -> Dict[str, Any]:
     told = {name: getattr(criterion, name) for name in ("names", "targets", "either", "negated", "command") if getattr(criterion, name)}
     return {"text": criterion.text, "kind": criterion.kind, "check": KIND[criterion.kind].plan(criterion), **told}
+
+
+# ---- JUnit: outcomes -> the XML that CI systems show. A suite a spec, a case a criterion. ----
+
+class Case(NamedTuple):
+    """A test case: `result` is failure, error or skipped, "" if it is good; `kind` the criterion's or the error's."""
+    name: str
+    result: str = ""
+    said: str = ""
+    kind: str = ""
+
+
+def junit_page(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """After the schema of Jenkins' xUnit plugin (junit-10.xsd), which GitLab, GitHub's actions and others read too. A case is named by its
+    task and number, so that two alike stay two; what fails without an unmet criterion gets a case of its own, so that no suite is green
+    whose spec has not passed."""
+    from xml.etree import ElementTree
+    root = ElementTree.Element("testsuites", name="cc_execute")
+    suites = [add_suite(root, outcome) for outcome in outcomes]
+    for name in ("tests", "failures", "errors"):
+        root.set(name, str(sum(int(suite.get(name)) for suite in suites)))
+    root.set("time", f"{sum(float(suite.get('time')) for suite in suites):.3f}")
+    ElementTree.indent(root)
+    yield '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
+
+
+def add_suite(root: Any, outcome: Outcome) -> Any:
+    from xml.etree.ElementTree import SubElement
+    document, stem = outcome.document, os.path.splitext(os.path.basename(outcome.document["spec"]))[0].replace(".", "-")
+    suite = SubElement(root, "testsuite", name=xml_text(document["spec"]), timestamp=document["started_at"].rstrip("Z"),
+                       time=f"{document['duration']:.3f}")
+    properties = SubElement(suite, "properties")
+    for name, value in suite_properties(outcome):
+        SubElement(properties, "property", name=name, value=xml_text(value))
+    results = []
+    for task, details in zip(document["tasks"], outcome.details):
+        cases = task_cases(task, details)
+        results += [case.result for case in cases]
+        took = sum(attempt["duration"] for attempt in task["attempts"]) / len(cases)
+        for case in cases:
+            add_case(suite, case, xml_text(f"{stem}.task-{task['number']}"), took)
+    if outcome.status and not {"failure", "error"} & set(results):
+        results.append("error")
+        add_case(suite, Case("the whole run", "error", f"it ended with exit status {outcome.status}"), xml_text(stem), 0.0)
+    suite.attrib.update(tests=str(len(results)), failures=str(results.count("failure")), errors=str(results.count("error")),
+                        skipped=str(results.count("skipped")))
+    return suite
+
+
+def suite_properties(outcome: Outcome) -> Iterator[Tuple[str, Any]]:
+    document = outcome.document
+    yield from ((name, document[name]) for name in ("success", "confidence", "cost_usd", "output_dir") if document[name] is not None)
+    yield "exit_status", outcome.status
+    for task, details in zip(document["tasks"], outcome.details):
+        costs = [attempt["cost_usd"] for attempt in task["attempts"] if attempt["cost_usd"] is not None]
+        told = {"title": task["title"] or details["prompt"], "status": task["status"], "attempts": len(task["attempts"]),
+                "duration": round(sum(attempt["duration"] for attempt in task["attempts"]), 3), "cost_usd": round(sum(costs), 6) if costs else None}
+        yield from ((f"task.{task['number']}.{name}", value) for name, value in told.items() if value is not None)
+    yield from ((f"warning.{number}", warning) for number, warning in enumerate(document["warnings"], 1))
+
+
+def task_cases(task: Mapping[str, Any], details: Mapping[str, Any]) -> List[Case]:
+    """A case a criterion, by the last attempt; one more for what is no criterion's: an error of the agent's, or that nothing was checked."""
+    if not task["attempts"]:
+        names = [f"{number}) {text}" for number, text in enumerate(details["criteria"], 1)] or ["Claude does its part"]
+        return [Case(name, "skipped", details["note"] or task["status"]) for name in names]
+    last = task["attempts"][-1]
+    cases = [Case(f"{number}) {criterion['text']}", "" if criterion["met"] else "failure",
+                  f"{criterion['confidence']}: {criterion['evidence']}" if criterion["met"] else criterion["evidence"], criterion["kind"])
+             for number, criterion in enumerate(last["criteria"], 1)]
+    if last["error"]:
+        cases.append(Case("Claude does its part", "error", last["error"]["message"], last["error"]["kind"]))
+    elif not cases:
+        cases.append(Case("Claude does its part", "" if task["success"] else "failure", "nothing was checked"))
+    return cases
+
+
+def add_case(suite: Any, case: Case, classname: str, took: float) -> None:
+    from xml.etree.ElementTree import SubElement
+    element = SubElement(suite, "testcase", name=xml_text(case.name), classname=classname, time=f"{took:.3f}")
+    told = SubElement(element, case.result, message=xml_text(shorten(case.said, 300))) if case.result else SubElement(element, "system-out")
+    if case.result in ("failure", "error"):
+        told.set("type", case.kind or case.result)
+    told.text = xml_text(case.said)
+
+
+def xml_text(value: Any) -> str:
+    """As XML 1.0 can hold it: section 2.2 leaves out most control characters."""
+    return re.sub("[\ufffe\uffff]", "·", printable(str(value)))
 
 
 # ---- Terminal: what people read. Verdicts and summary on stdout, progress on stderr. ----
@@ -7860,8 +8051,9 @@ class Terminal(Observer):
             self.told_at = now
             self.say(f"{self.title}: {told}")
 
-    def progress(self, doing: str, elapsed: float) -> None:
+    def progress(self, at: Progress) -> None:
         now, self.is_waiting = time.monotonic(), False
+        doing, elapsed = at.doing, at.elapsed
         if self.live and (now - self.shown_at >= POLL_S or doing != self.told):
             again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
             self._show_live(f"{elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}")
@@ -8021,6 +8213,56 @@ def print_markdown(document: Mapping[str, Any]) -> None:
 
 # ---- Jobs: which specs are run, with which options, and which run is gone on with ----
 
+PAGES: Mapping[str, Callable[[Sequence[Outcome]], Iterable[str]]] = {"junit": junit_page}   # what the options of these names write
+
+
+def pages_of(options: Options) -> Dict[str, str]:
+    """The files that are to be written when all has ended, by the names of their options."""
+    named = {name: getattr(options, name) for name in PAGES}
+    return {name: os.path.realpath(path) for name, path in named.items() if path is not None}
+
+
+def check_pages(options: Options) -> None:
+    """Whether they can be written, before anything is paid for. Raises UsageError."""
+    pages = pages_of(options)
+    for name, path in pages.items():
+        folder = os.path.dirname(path)
+        trouble = "" if os.path.isdir(folder) else f"there is no folder {folder}"
+        trouble = trouble or (f"{path} is a folder" if os.path.isdir(path) else "")
+        trouble = trouble or ("" if os.access(path if os.path.exists(path) else folder, os.W_OK) else "it cannot be written to")
+        if trouble:
+            raise UsageError(f"--{name} {getattr(options, name)!r}: {trouble}; expected a file in a folder of yours")
+    if len(set(pages.values())) < len(pages):
+        raise UsageError(f"--{' and --'.join(pages)} name the same file {next(iter(pages.values()))!r}; expected two")
+
+
+def write_pages(outcomes: Sequence[Outcome], options: Options) -> List[str]:
+    """Write them; what could not be, in words. All that they say is in each run's result.json too."""
+    troubles = []
+    for name, path in pages_of(options).items():
+        try:
+            write_page(path, PAGES[name](outcomes))
+        except OSError as error:
+            troubles.append(f"--{name} {getattr(options, name)!r} could not be written ({error.strerror}): give the same command with --resume "
+                            f"and another file")
+    return troubles
+
+
+def write_page(path: str, pieces: Iterable[str]) -> None:
+    """A file whole or not at all, for whom the umask lets read it; what is no file, such as /dev/stdout, is written to as it is."""
+    part = f"{path}.{os.getpid()}.part" if not os.path.exists(path) or os.path.isfile(path) else path
+    try:
+        with open(part, "w", encoding="utf-8", errors="replace") as file:
+            file.writelines(pieces)
+        if part != path:
+            os.replace(part, path)
+    except BaseException:
+        if part != path:
+            with contextlib.suppress(OSError):
+                os.remove(part)
+        raise
+
+
 def usual_store() -> str:
     return os.environ.get("CC_EXECUTE_STORE") or os.path.join(user_folder("XDG_DATA_HOME", ".local/share"), "history.sqlite3")
 
@@ -8132,6 +8374,7 @@ def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> J
         given = {**state.options, **given, "cwd": state.directory}
     options = with_agent(Options(**given))
     check_amounts(options)
+    check_pages(options)
     split_agent(str(options.claude))
     parse_address(options.bridge or os.environ.get("CC_EXECUTE_BRIDGE") or DEFAULT_BRIDGE)
     open_store(options.store or usual_store())
@@ -8161,7 +8404,7 @@ def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
 def kept_options(job: Job, directory: str) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
     """The options that a resumption is to have again, and the names of those that hold a secret, which is not kept."""
     mask, given = own_mask(), dict(job.given)
-    for name in ("resume", "resume_from", "output"):
+    for name in ("resume", "resume_from", "output", *PAGES):
         given.pop(name, None)
     if given.get("store") and "://" not in given["store"]:
         given["store"] = os.path.abspath(given["store"])
@@ -8224,7 +8467,7 @@ def worst_status(statuses: Iterable[int]) -> int:
     return max(statuses, key=lambda status: order.get(status, 4), default=0)
 
 
-def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer) -> Tuple[Dict[str, Any], int]:
+def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer) -> Outcome:
     """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
     connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer)
     ledger, mask = Ledger(), folder.veil.mask
@@ -8250,11 +8493,12 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
         context.warn(f"result.json could not be written: {error}")
         document["warnings"].append(context.warnings[-1])
     by_signal = [128 + interrupt.signal] if interrupt.signal else []
-    return document, worst_status([exit_status(result) for result in results] + by_signal + [ledger.status, int(not document["success"])])
+    status = worst_status([exit_status(result) for result in results] + by_signal + [ledger.status, int(not document["success"])])
+    return Outcome(document, status, folder.state.batch, masked(details_document(results), mask))
 
 
-def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "") -> Tuple[Dict[str, Any], int, str]:
-    """Run a spec, or go on with its run: the --json document, the exit status, and the batch that the run belongs to."""
+def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "") -> Outcome:
+    """Run a spec, or go on with its run."""
     own_mask.cache_clear()
     directory = check_spec(job.spec, job.options)
     path = job.folder or make_output_dir(job.options, job.spec, job.number)
@@ -8266,9 +8510,17 @@ def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "")
             folder.save()
         elif not job.options.output:
             prune_runs(run_key(job.spec), job.options.keep)
-        document, status = run_in(folder, job, directory, interrupt, observer)
-        folder.end(status)
-        return document, status, folder.state.batch
+        outcome = run_in(folder, job, directory, interrupt, observer)
+        folder.end(outcome.status)
+        return outcome
+
+
+def unbegun(job: Job, why: str, status: int = 0) -> Outcome:
+    """The outcome of a spec that was not begun: all its tasks are skipped."""
+    results = [TaskResult(task, "skipped", note=why) for task in chosen_tasks(job.spec, job.options)]
+    document = {"schema": SCHEMA, "spec": job.spec.file, "success": False, "confidence": None, "started_at": iso_time(time.time()), "duration": 0.0,
+                "cost_usd": None, "output_dir": "", "warnings": [f"it was not begun: {why}"], "tasks": [task_document(result) for result in results]}
+    return Outcome(masked(document, own_mask()), status, details=masked(details_document(results), own_mask()))
 
 
 # ---- Replay: a kept transcript is judged again; nothing is run or kept ----
@@ -8364,8 +8616,8 @@ def replayed_attempt(task: Task, transcript: str, stream: Stream, error: Optiona
     return kept._replace(error=error, verdicts=tuple(verdicts), text=stream.text, transcript=os.path.abspath(transcript))
 
 
-def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any], int, str]:
-    """The --json document, exit status and directory of a task whose one attempt is this transcript, judged by the spec and the files as
+def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Outcome, str]:
+    """The outcome and directory of a task whose one attempt is this transcript, judged by the spec and the files as
     they are now: in --cwd, or where the run worked. Nothing is run or kept. What the run had kept beside the transcript is used: the
     baseline, how the attempt ended, and the attempts that it went on with. Raises UsageError for a transcript that cannot be read."""
     check_transcript(transcript)
@@ -8389,7 +8641,8 @@ def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Dict[str, Any
         "schema": SCHEMA, "spec": spec.file, "success": result.status == "passed", "confidence": result.confidence,
         "started_at": iso_time(started_at), "duration": round(time.time() - started_at, 3), "cost_usd": total_cost([attempt]),
         "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": warnings, "tasks": [task_document(result)]}
-    return masked(document, own_mask()), worst_status([exit_status(result), int(result.status != "passed")]), evidence.directory
+    status = worst_status([exit_status(result), int(result.status != "passed")])
+    return Outcome(masked(document, own_mask()), status, "", masked(details_document([result]), own_mask())), evidence.directory
 
 
 # ---- Module: plain data in, plain data out; the steps under the seed's names ----
@@ -8404,7 +8657,9 @@ def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str,
     is_path = name is not text_or_path or re.fullmatch(r"\S+\.(?:txt|md)", name) or ("\n" not in name and os.path.isfile(name))
     spec = load_spec(name) if is_path else parse_spec(name)
     job, = make_jobs([spec], options)
-    return execute(job, Interrupt(), Observer())[0]
+    outcome = execute(job, Interrupt(), Observer())
+    outcome.document["warnings"] += write_pages([outcome], job.options)
+    return outcome.document
 
 
 def parse_task_request(text: str) -> Task:
@@ -8604,6 +8859,7 @@ def add_keeping_options(add: Callable[..., Any]) -> None:
                                               "not run again, what still runs is taken over")
     add("--resume-from", metavar="DIR", help="go on with the run in that output folder; without SPEC, of the spec that it names")
     add("--replay", metavar="TRANSCRIPT", help="judge a kept transcript again, by SPEC (and --task N) and the files as they are; runs nothing")
+    add("--junit", metavar="FILE", help="write a JUnit file for CI: a suite a spec, a case a criterion")
     add("--stats", action="store_true", help="the metrics of the history, of all specs or of SPEC")
     add("--markdown", action="store_true", help="with --stats: as the block of Markdown that goes into a spec")
 
@@ -8693,6 +8949,9 @@ def check_modes(parsed: Any, given: Mapping[str, Any]) -> None:
                                        ("--resume", given.get("resume") or given.get("resume_from"))) if wanted]
     if len(modes) > 1:
         raise UsageError(f"{modes[0]} was given with {modes[1]}; expected one of them")
+    for name in PAGES:
+        if name in given and modes and modes[0] in ("--stats", "--dry-run"):
+            raise UsageError(f"--{name} was given with {modes[0]}, which runs nothing; expected one of them")
     if parsed.markdown and (parsed.json or not parsed.stats):
         raise UsageError("--markdown was given " + ("with --json; expected one of them" if parsed.json else "without --stats; expected both"))
 
@@ -8719,7 +8978,10 @@ def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
 def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_json: bool) -> int:
     if len(specs) > 1:
         raise UsageError(f"--replay {transcript!r} was given with {len(specs)} specs; expected the one that it is of")
-    document, status, directory = replay(specs[0], options, transcript)
+    check_pages(options)
+    outcome, directory = replay(specs[0], options, transcript)
+    outcome.document["warnings"] += write_pages([outcome], options)
+    document, status = outcome.document, outcome.status
     for warning in document["warnings"]:
         print(f"cc_execute: {warning}", file=sys.stderr)
     if as_json:
@@ -8775,36 +9037,51 @@ def show_plans(specs: Sequence[Spec], options: Options, as_json: bool) -> int:
     return 0
 
 
-def run_specs(jobs: Sequence[Job], as_json: bool) -> int:
-    """Run the specs one after the other; what makes one end with 3 or 4, or a signal, keeps the rest from starting."""
+def heed_signals() -> Interrupt:
+    """From here on SIGINT, SIGTERM and SIGHUP are counted there, but for those that are to be ignored: nohup means it."""
     import signal
     interrupt = Interrupt()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:   # nohup means it
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, interrupt.handle)
-    documents, statuses = [], []
-    batch = next((job.state.batch for job in jobs if job.state), "")
+    return interrupt
+
+
+def run_specs(jobs: Sequence[Job], as_json: bool) -> int:
+    """Run the specs one after the other; what makes one end with 3 or 4, or a signal, keeps the rest from starting."""
+    interrupt = heed_signals()
+    outcomes: List[Outcome] = []
+    batch, stop = next((job.state.batch for job in jobs if job.state), ""), ""
     for job in jobs:
+        if stop:
+            outcomes.append(unbegun(job, stop))
+            continue
         try:
-            document, status, batch = execute(job, interrupt, Terminal(verdicts=not as_json), batch)
+            outcome = execute(job, interrupt, Terminal(verdicts=not as_json), batch)
         except CcError as error:
-            if not documents:
+            if not outcomes:
                 raise
             print(own_mask()(f"cc_execute: {job.spec.file}: {error}"), file=sys.stderr)   # what the others have come to is not lost by it
-            statuses.append(error.exit_status)
-            break
-        documents.append(document)
-        statuses.append(status)
-        if not as_json:
-            print(run_summary(document))
-            if status in (3, 4) or status >= 128:
-                print("To go on where this ended: the same command with --resume")
-        if status not in (0, 1):
-            break
-    success = len(documents) == len(jobs) and all(document["success"] for document in documents)
+            outcome = unbegun(job, str(error), error.exit_status)
+        outcomes.append(outcome)
+        batch = outcome.batch or batch
+        stop = "" if outcome.status in (0, 1) else f"{job.spec.file} ended with exit status {outcome.status}"
+        if not as_json and outcome.document["output_dir"]:
+            show_summary(outcome)
+    for trouble in write_pages(outcomes, jobs[0].options):
+        print(own_mask()(f"cc_execute: {trouble}"), file=sys.stderr)
+        outcomes[0].document["warnings"].append(trouble)
+    documents = [outcome.document for outcome in outcomes]
+    several = {"schema": SCHEMA, "success": all(document["success"] for document in documents), "specs": documents}
     if as_json:
-        print(json.dumps(documents[0] if len(jobs) == 1 else {"schema": SCHEMA, "success": success, "specs": documents}, indent=1))
-    return worst_status(statuses)
+        print(json.dumps(documents[0] if len(jobs) == 1 else several, indent=1))
+    return worst_status(outcome.status for outcome in outcomes)
+
+
+def show_summary(outcome: Outcome) -> None:
+    print(run_summary(outcome.document))
+    if outcome.status in (3, 4) or outcome.status >= 128:
+        print("To go on where this ended: the same command with --resume")
 
 
 if __name__ == "__main__":

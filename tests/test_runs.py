@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import cc_execute as cc
-from cc_execute import AgentError, Attempt, Changes, Criterion, Denial, Launch, RunState, TaskState, Veil, Verdict, freeze, parse_spec, thaw
+from cc_execute import AgentError, Attempt, Changes, Criterion, Denial, Launch, RunState, Span, TaskState, Veil, Verdict, freeze, parse_spec, thaw
 from support import ROOT, heed_signals, unshare, wait_until
 
 SPEC = "Task: Create a.txt\nTimeout: 60\nSuccess Criteria:\n1) creates a.txt\n2) Output contains hello\n"
@@ -27,7 +27,7 @@ def runs() -> list:
 
 VERDICT = Verdict(Criterion("a.txt exists", "file_exists", ("a.txt",), most=3), True, "proved", "a.txt exists", "short")
 ATTEMPT = Attempt(2, "Create a.txt\n\nIMPORTANT: x", ("claude", "-p", "Create a.txt"), 60.0, None, 1.5, "s", None, 3, {"input_tokens": 1}, AgentError("timeout", "m", "h", 2.0),
-                  "/x/t.jsonl", (VERDICT,), "text", unfinished=("make",), orphaned=True)
+                  "/x/t.jsonl", (VERDICT,), "text", unfinished=("make",), orphaned=True, began_at=1.5, waited=2.0, spans=(Span("Bash: make", 0.5, 1.0, True),))
 STATE = RunState(1, "20261128T120000-0123abcd", "batch", "spec", "file", "/x", "/y", 1.5, options={"cwd": "/x", "tasks": [1]}, withheld=("store",), warnings=("w",), tasks=(
     TaskState(0, 1, "task-1", "ff", "passed", (ATTEMPT,), changes=Changes(("a",), folders=("b",)), differing={"a": [1, 2, 3, None], "b": None}, gone=("c",)),
     TaskState(1, 2, "task-2", "ee", launch=Launch(1, "label", 2.5, "Create b.txt", ("claude", "-p"), 60.0, judge_cost_usd=None))))
@@ -133,11 +133,14 @@ def test_what_cannot_be_meant_together_is_refused(run_cc, options, says):
 
 
 def test_what_several_specs_have_come_to_is_not_lost_by_one_that_cannot_be_begun(run_cc, stand_in, bridge, workspace, tmp_path):
-    for name in ("one.md", "two.md"):
+    for name in ("one.md", "two.md", "three.md"):
         (workspace / name).write_text(SPEC)
     (tmp_path / "out" / "2-two" / "run-lock").mkdir(parents=True)
-    done = run_cc("one.md", "two.md", "--json", "--output", tmp_path / "out", env=stand_in(WORKS).environment)
-    assert done.returncode == 3 and [document["success"] for document in done.json()["specs"]] == [True] and not done.json()["success"]
+    done = run_cc("one.md", "two.md", "three.md", "--json", "--output", tmp_path / "out", env=stand_in(WORKS).environment)
+    good, unbegun, later = done.json()["specs"]
+    assert done.returncode == 3 and (good["success"], unbegun["success"], later["success"], done.json()["success"]) == (True, False, False, False)
+    assert set(good) == set(unbegun) and unbegun["tasks"][0]["status"] == later["tasks"][0]["status"] == "skipped"
+    assert "2-two" in unbegun["warnings"][0] and "two.md ended with exit status 3" in later["warnings"][0]
     assert "two.md" in done.stderr and "2-two" in done.stderr
 
 

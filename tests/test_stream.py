@@ -402,7 +402,7 @@ def test_without_room_on_the_disk_a_long_run_takes_memory_and_loses_nothing(smal
 
 def test_tokens_are_counted_once_a_message_also_when_there_are_more_than_are_remembered(monkeypatch):
     monkeypatch.setattr(cc_execute, "RECENT_MESSAGES", 3)
-    assert read_stream(lines(LONG)).input_tokens == (17 * 7, 0, 0)
+    assert read_stream(lines(LONG)).tokens == (17 * 7, 0, 0, 0)
 
 
 def test_the_same_work_is_found_again_among_thousands_of_calls_by_looking_at_few(monkeypatch, tmp_path):
