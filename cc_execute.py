@@ -130,6 +130,7 @@ class CcError(Exception):
 
 class UsageError(CcError):
     exit_status = 2
+    hint = ""                         # more lines, for people
 
 
 class SpecError(UsageError):
@@ -1766,6 +1767,7 @@ def split_agent(command: str) -> Tuple[str, ...]:
 
 # ---- Stream: the agent's stdout, in pieces -> Stream. As seen with Claude Code 2.1.197. No I/O but the shelf's. ----
 
+IDLE = ("starting", "thinking")       # what the agent does while it neither speaks nor uses a tool
 NO_ANSWER = "no answer"               # our name for an api_retry without an HTTP status, which the CLI calls unknown
 # What an api_retry tells of and what cannot get better: left alone, the CLI asks ten times, for minutes.
 HOPELESS = ("authentication_failed", "billing_error", "oauth_org_not_allowed", "account_on_hold", "verification_required")
@@ -2066,13 +2068,13 @@ def with_result(call: ToolCall, block: Mapping[str, Any], details: Mapping[str, 
     return call._replace(returned=output, failed=failed, finished=True)
 
 
-def describe_call(call: ToolCall) -> str:
+def describe_call(call: ToolCall, limit_chars: int = 60) -> str:
     """"Write config.py", "Bash: pytest -q": what the agent is doing, in a few words."""
     path = call.input.get("file_path") or call.input.get("path")
     if path:
         return f"{call.name} {os.path.basename(str(path))}"
     told = call.input.get("command") or call.input.get("pattern") or call.input.get("description") or ""
-    return f"{call.name}: {shorten(str(told), 60)}" if told else call.name
+    return f"{call.name}: {shorten(str(told), limit_chars)}" if told else call.name
 
 
 # ---- Endings: (stream, how the process ended, stderr) -> AgentError or None. Pure; words in the transcript never decide. ----
@@ -6769,6 +6771,7 @@ class Observer(Listener):
     """Hears what happens while a spec runs, what the agent says and does included; this one keeps silent. The terminal's is below."""
 
     def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
     def task_started(self, task: Task, of: int, directory: str) -> None: ...
     def limit_chosen(self, limit: Limit) -> None: ...
     def attempt_started(self, number: int, limit: float) -> None: ...
@@ -6834,7 +6837,7 @@ class Context(NamedTuple):
         return self.options.max_wait - self.ledger.waited
 
     def warn(self, text: str) -> None:
-        self.observer.say(text)
+        self.observer.warn(text)
         if text not in self.warnings:
             self.warnings.append(text)
             self.folder.keep_warnings(self.warnings)
@@ -7950,8 +7953,11 @@ WAITED_FOR = {"rate_limit": "the rate limit", "usage_limit": "the usage limit", 
 
 
 def paint(text: str, colour: str, stream: Any) -> str:
-    wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if wanted else text
+    """The text in a colour, where that is wanted: by NO_COLOR (no-color.org), FORCE_COLOR (not 0), or on a terminal that is not dumb."""
+    force = os.environ.get("FORCE_COLOR", "")
+    on_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+    wanted = not os.environ.get("NO_COLOR") and (force not in ("0", "false") if force else on_terminal)
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if wanted and colour else text
 
 
 def verdict_line(verdict: Verdict) -> str:
@@ -7967,21 +7973,154 @@ def told_criterion(text: str, met: bool, confidence: str, evidence: str, kind: s
     return f"  {paint(mark, colour, sys.stdout)}  {shorten(text, 300)}\n           {told}"
 
 
-def tally(verdicts: Iterable[Verdict]) -> str:
-    """"2 proved, 1 weak": on what the criteria that are met rest."""
-    met = [verdict.confidence for verdict in verdicts if verdict.met]
+def tally(met: Sequence[str]) -> str:
+    """"2 proved, 1 weak": on what the criteria that are met rest, by their confidences."""
     return ", ".join(f"{met.count(name)} {name}" for name in reversed(CONFIDENCES) if name in met)
 
 
+# -- the live line
+
+BAR_CELLS = 6
+SEPARATOR = " · "
+ENOUGH_CELLS = 26                     # for a title and what is done; with less, figures give way to them
+TITLE_CELLS = 60                      # a longer title is cut, however wide the terminal is
+TOLD_AFTER_S = 2                      # for how long it has done the same is told from then on
+COLOUR_OF_BAR = ((0.95, "red"), (0.75, "yellow"), (0.0, "green"))   # from that part of the limit on
+PLAIN_SIGNS = str.maketrans("█░·…—", "#-.~-")   # for terminals without UTF-8
+
+
+class Live(NamedTuple):
+    """What the live line tells of a spec under way."""
+    place: str                        # "task 2/5"
+    title: str
+    doing: str
+    elapsed: float = 0.0              # seconds of the attempt, of its limit; without a limit it waits
+    limit: float = 0.0
+    since: float = 0.0                # seconds for which it has done that
+    attempt: int = 0
+    tokens: float = 0
+    cost_usd: Optional[float] = None
+
+
+def cells(text: str) -> int:
+    """The columns that a text takes at most: East Asian wide characters and emoji two, marks and joiners none (Unicode, UAX 11)."""
+    from unicodedata import category, east_asian_width
+    return sum(2 if east_asian_width(character) in "WF" else 1 if character == "\ufe0f" else 0 if category(character) in ("Mn", "Me", "Cf") else 1
+               for character in text) if not text.isascii() else len(text)
+
+
 def fit(line: str, columns: int) -> str:
-    """As much of a line as the columns hold; East Asian wide characters and emoji take two."""
-    from unicodedata import combining, east_asian_width
-    width = 0
-    for at, character in enumerate(line):
-        width += 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
-        if width > columns:
-            return line[:max(0, at - 2)] + "…"
-    return line
+    """As much of a line as the columns hold, with an ellipsis where it is cut."""
+    if cells(line) <= columns:
+        return line
+    width, end = 0, 0
+    while end < len(line) and width + cells(line[end]) < columns:
+        width += cells(line[end])
+        end += 1
+    return line[:end] + "…" if columns > 0 else ""
+
+
+def told_clock(seconds: float) -> str:
+    """"4:10", "1:02:05"."""
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+def told_time(elapsed: float, limit: float) -> str:
+    """"12/45 s", "2:05/20:00"."""
+    return f"{elapsed:.0f}/{limit:g} s" if limit < 600 else f"{told_clock(elapsed)}/{told_clock(limit)}"
+
+
+def told_count(count: float) -> str:
+    """"999", "12.3k", "1.2M"."""
+    return f"{count:.0f}" if count < 1000 else f"{count / 1000:.1f}k" if count < 999_950 else f"{count / 10 ** 6:.1f}M"
+
+
+def live_figures(now: Live) -> Dict[str, str]:
+    """The figures of a live line by what they are, as they stand in it."""
+    part = now.elapsed / now.limit if now.limit else 0.0
+    filled = min(BAR_CELLS, round(BAR_CELLS * part))
+    return {"bar": "█" * filled + "░" * (BAR_CELLS - filled) if now.limit else "", "time": told_time(now.elapsed, now.limit) if now.limit else "",
+            "attempt": f"attempt {now.attempt}" if now.attempt else "", "tokens": f"{told_count(now.tokens)} tok" if now.tokens else "",
+            "cost": f"${now.cost_usd:.3f}" if now.cost_usd else ""}
+
+
+def live_line(now: Live, columns: int) -> List[Tuple[str, str]]:
+    """The line as texts and their colours, at most that wide: the title and what is done share what the figures leave, always in the
+    same way, so that little moves; where that is too little, figures are left out."""
+    figures, enough = live_figures(now), ENOUGH_CELLS if now.limit else cells(now.doing) + ENOUGH_CELLS // 2
+
+    def left() -> int:
+        return columns - cells(now.place + ": ") - sum(cells(figure) + len(SEPARATOR) for figure in figures.values() if figure) - len(SEPARATOR)
+
+    for name in ("attempt" if now.attempt < 2 else "", "tokens", "cost", "attempt", "bar"):
+        if left() >= enough:
+            break
+        figures[name] = ""
+    since = f" {now.since:.0f} s" if now.since >= TOLD_AFTER_S and now.limit else ""
+    since = since if now.doing in IDLE or not since else f" ({since.strip()})"
+    title = fit(now.title, min(TITLE_CELLS, 2 * left() // 5 if now.limit else left() - cells(now.doing)))
+    doing = fit(now.doing, left() - cells(title + since)) + since
+    colour = next((colour for part, colour in COLOUR_OF_BAR if now.limit and now.elapsed >= part * now.limit), "")
+    bar = [(figures["bar"], colour), (" " + figures["time"], "")] if figures["bar"] else [(figures["time"], "")]
+    parts = [[(f"{now.place}: {title}", "bold")], bar, *([(text, "")] for text in (doing, figures["attempt"], figures["tokens"], figures["cost"]))]
+    whole = [piece for part in parts if part[0][0] for piece in [(SEPARATOR, "dim"), *part]][1:]
+    line = "".join(text for text, _ in whole)
+    return whole if cells(line) <= columns else [(fit(line, columns), "")]
+
+
+class Screen:
+    """The last lines of the terminal that stderr is, redrawn in place; all else that is printed goes above them. The cursor stands at
+    their beginning, so that they are wiped out whole also when a resize has broken them into more."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._lines: Dict[Any, Live] = {}             # by whose they are
+        self._lock = threading.RLock()
+        self._mask = own_mask()
+
+    def show(self, text: str, stream: Any) -> None:
+        """Print; a terminal or reader that has gone costs what it would have shown, never the run: result.json has it all."""
+        with self._lock:
+            self._wipe()
+            with contextlib.suppress(OSError):
+                print(self._mask(text), file=stream, flush=True)
+            self._draw()
+
+    def put(self, owner: Any, line: Live) -> None:
+        with self._lock:
+            self._lines[owner] = line
+            self._draw()
+
+    def drop(self, owner: Any) -> None:
+        with self._lock:
+            self._wipe()
+            self._lines.pop(owner, None)
+            self._draw()
+
+    def _wipe(self) -> None:
+        """Line by line, then the rest: what is wiped out at once from the top of the screen on, tmux puts into its history."""
+        if self._lines:
+            below = len(self._lines) - 1
+            self._write("\r\x1b[K" + "\x1b[B\x1b[K" * below + (f"\x1b[{below}A" if below else "") + "\x1b[J")
+
+    def _draw(self) -> None:
+        if self._lines:
+            columns = terminal_columns() - 1
+            lines = ["".join(paint(self._shown(text), colour, sys.stderr) for text, colour in live_line(line, columns))
+                     for line in self._lines.values()]
+            up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
+            self._write("\r\x1b[?7l" + "\x1b[K\n".join(lines) + f"\x1b[J{up}\r\x1b[?7h")   # 7: no wrapping, should a width be misjudged
+
+    def _shown(self, text: str) -> str:
+        encoding = sys.stderr.encoding or "ascii"
+        text = self._mask(text)
+        return text if encoding.lower().startswith("utf") else text.translate(PLAIN_SIGNS).encode(encoding, "replace").decode(encoding)
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
 
 def terminal_columns() -> int:
@@ -7992,111 +8131,185 @@ def terminal_columns() -> int:
     return shutil.get_terminal_size().columns
 
 
+# -- a spec under way
+
 class Terminal(Observer):
     """A live line on stderr while a task runs; a verdict line a criterion on stdout when it has ended."""
 
-    def __init__(self, verdicts: bool = True) -> None:
-        self.verdicts = verdicts      # off under --json: stdout is the document's
-        self.mask = own_mask()
-        self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self.title, self.attempt, self.limit, self.told, self.told_at, self.shown_at = "", 0, 0.0, "", 0.0, 0.0
+    def __init__(self, screen: Screen, verdicts: bool = True) -> None:
+        self.screen, self.verdicts = screen, verdicts   # none under --json: stdout is the document's
+        self.place, self.title, self.attempt, self.limit = "", "", 0, 0.0
+        self.told, self.told_at, self.shown_at = "", 0.0, 0.0   # what it does, since when, and when that was shown last
         self.last: Optional[Attempt] = None
+        self.now = Progress("", 0.0)
         self.is_waiting = False
         self.done = 0
 
-    def show(self, text: str, stream: Any, end: str = "\n") -> None:
-        """Print; a terminal or reader that has gone costs what it would have shown, never the run: result.json has it all."""
-        with contextlib.suppress(OSError):
-            print(self.mask(text), end=end, file=stream, flush=True)
-
     def say(self, text: str) -> None:
-        self._clear()
-        self.show(f"cc_execute: {text}", sys.stderr)
+        self.warn(text)
+
+    def warn(self, text: str) -> None:
+        self.screen.show(f"cc_execute: {text}", sys.stderr)
+
+    def print(self, text: str) -> None:
+        if self.verdicts:
+            self.screen.show(text, sys.stdout)
 
     def task_started(self, task: Task, of: int, directory: str) -> None:
         self.done += 1
-        self.title, self.last = f"task {task.number}" + (f" ({self.done} of {of})" if of > 1 else ""), None
-        if self.verdicts:
-            elsewhere = "" if directory == os.getcwd() else f"\n  in {directory}"
-            self.show(paint(f"Task {task.number}: {shorten(task.title or task.prompt, 100)}", "bold", sys.stdout) + elsewhere, sys.stdout)
+        named = f"task {task.number}" if self.done != task.number or of == 1 else "task"
+        self.place = named + ("" if of == 1 else f" {self.done}/{of}" if named == "task" else f" ({self.done}/{of})")
+        self.title, self.last = shorten(task.title or task.prompt, 100), None
+        elsewhere = "" if directory == os.getcwd() else f"\n  in {directory}"
+        self.print(paint(f"Task {task.number}: {self.title}", "bold", sys.stdout) + elsewhere)
 
     def limit_chosen(self, limit: Limit) -> None:
         if limit.basis:
-            self.say(f"{self.title}: limit {limit.seconds:g} s ({limit.basis})")
+            self.say(f"{self.place}: limit {limit.seconds:g} s ({limit.basis})")
 
     def attempt_started(self, number: int, limit: float) -> None:
-        self.attempt, self.limit, self.told, self.told_at = number, limit, "", time.monotonic()
+        self.attempt, self.limit, self.told, self.told_at, self.shown_at = number, limit, "", time.monotonic(), 0.0
         self._tell_last()
-        if not self.live:
-            self.say(f"{self.title}, attempt {number}, time limit {limit:g} s")
+        if not self.screen.live:
+            self.say(f"{self.place}, attempt {number}, time limit {limit:g} s")
 
     def _tell_last(self) -> None:
         """Why there is another attempt, said once: before it, or before the wait for it."""
         if self.last:
             unmet = "not met: " + "; ".join(f"{v.criterion.text} ({v.evidence})" for v in self.last.verdicts if not v.met)
-            self.say(f"{self.title}, attempt {self.last.number}: {shorten(self.last.error.message if self.last.error else unmet, 400)}")
+            self.say(f"{self.place}, attempt {self.last.number}: {shorten(self.last.error.message if self.last.error else unmet, 400)}")
         self.last = None
 
     def waiting(self, kind: str, left: float) -> None:
-        now, hours, seconds = time.monotonic(), *divmod(int(left + 0.999), 3600)
-        clock = f"{hours}:{seconds // 60:02}:{seconds % 60:02}" if hours else f"{seconds // 60}:{seconds % 60:02}"
         until = time.strftime(", until %H:%M", time.localtime(time.time() + left)) if left >= 120 else ""
-        told = f"waiting for {WAITED_FOR.get(kind, 'it')} to pass: {clock} left{until}"
+        told = f"waiting for {WAITED_FOR.get(kind, 'it')}: {told_clock(left + 0.999)} left{until}"
         if not self.is_waiting:
             self._tell_last()
-            self.is_waiting, self.told_at = True, now - WAIT_PACE_S
-        if self.live and told != self.told:
-            self._show_live(told)
-        elif not self.live and now - self.told_at >= WAIT_PACE_S:
-            self.told_at = now
-            self.say(f"{self.title}: {told}")
+            self.is_waiting, self.told_at = True, time.monotonic() - WAIT_PACE_S
+        if self.screen.live:
+            if told != self.told:
+                self.told = told
+                self.screen.put(self, Live(self.place, self.title, told, attempt=self.attempt, cost_usd=self.now.cost_usd))
+        elif time.monotonic() - self.told_at >= WAIT_PACE_S:
+            self.told_at = time.monotonic()
+            self.say(f"{self.place}: {told}")
 
-    def progress(self, at: Progress) -> None:
-        now, self.is_waiting = time.monotonic(), False
-        doing, elapsed = at.doing, at.elapsed
-        if self.live and (now - self.shown_at >= POLL_S or doing != self.told):
-            again = f" · attempt {self.attempt}" if self.attempt > 1 else ""
-            self._show_live(f"{elapsed:.0f} s of {self.limit:g} s{again} · {shorten(doing, 200)}")
-            self.told, self.shown_at = doing, now
-        elif not self.live and now - self.told_at >= (PLAIN_PACE_S if doing != self.told else WAIT_PACE_S):
-            self.told, self.told_at = doing, now
-            self.show(f"cc_execute: {self.title}: {doing}, {elapsed:.0f} s of {self.limit:g} s", sys.stderr)
-
-    def _show_live(self, told: str) -> None:
-        line = fit(f"{self.title} · {told}", terminal_columns() - 1)
-        self.show(f"\r{line}\x1b[K", sys.stderr, end="")
-        self.told = told
+    def progress(self, now: Progress) -> None:
+        clock, self.is_waiting, self.now = time.monotonic(), False, now
+        if self.screen.live:
+            self.told, self.told_at = now.doing, self.told_at if now.doing == self.told else clock
+            self.screen.put(self, Live(self.place, self.title, now.doing, now.elapsed, self.limit, clock - self.told_at, self.attempt, now.tokens,
+                                       now.cost_usd))
+        elif clock - self.told_at >= (PLAIN_PACE_S if now.doing != self.told else WAIT_PACE_S):
+            self.told, self.told_at = now.doing, clock
+            self.say(f"{self.place}: {now.doing}, {now.elapsed:.0f} s of {self.limit:g} s")
 
     def attempt_ended(self, attempt: Attempt) -> None:
-        self._clear()
+        self.screen.drop(self)
         self.last = attempt
 
     def task_ended(self, result: TaskResult) -> None:
-        self._clear()
-        if not self.verdicts:
-            return
+        self.screen.drop(self)
         if not result.attempts:
-            self.show(f"  {paint('skipped', 'yellow', sys.stdout)}: {result.note}", sys.stdout)
+            self.print(f"  {paint('skipped', 'yellow', sys.stdout)}: {result.note}")
             return
         last = result.attempts[-1]
         stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled") and result.changes == Changes()
         for verdict in () if stopped else last.verdicts:   # of what never began only the next step matters
-            self.show(verdict_line(verdict), sys.stdout)
+            self.print(verdict_line(verdict))
         if last.error:
-            self.show(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}", sys.stdout)
+            self.print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}")
         if result.note:
-            self.show(f"  not tried again: {result.note}", sys.stdout)
-        self.show(task_summary(result), sys.stdout)
+            self.print(f"  not tried again: {result.note}")
+        self.print(task_summary(result))
 
-    def _clear(self) -> None:
-        if self.live:
-            self.show("\r\x1b[K", sys.stderr, end="")
+    def run_ended(self, outcome: Outcome) -> None:
+        if outcome.document["output_dir"]:   # else it was not begun
+            self.print("\n".join([*task_table(outcome.document), run_summary(outcome.document), *whereabouts(outcome)]))
+
+
+class QuietTerminal(Terminal):
+    """Verdicts and warnings, nothing else."""
+
+    def say(self, text: str) -> None: ...
+    def progress(self, now: Progress) -> None: ...
+    def waiting(self, kind: str, left: float) -> None: ...
+
+    def run_ended(self, outcome: Outcome) -> None:
+        self.print(run_summary(outcome.document))
+
+
+class VerboseTerminal(Terminal):
+    """What Claude says and which tools it uses too, as it comes."""
+
+    def __init__(self, screen: Screen, verdicts: bool = True) -> None:
+        super().__init__(screen, verdicts)
+        self._begun: Dict[str, Tuple[str, float]] = {}
+
+    def said(self, text: str) -> None:
+        self._tell("Claude ", "bold", f"\n{'':11}".join(printable(text.strip()).split("\n")))
+
+    def called(self, call_id: str, call: ToolCall) -> None:
+        self._begun[call_id] = (describe_call(call, SHOWN_CHARS), time.monotonic())
+        self._tell("tool   ", "dim", self._begun[call_id][0])
+
+    def returned(self, call_id: str, call: ToolCall) -> None:
+        """What it returned is shown of commands, of others only if they failed."""
+        what, began = self._begun.pop(call_id, (describe_call(call, SHOWN_CHARS), time.monotonic()))
+        mark, colour = ("failed ", "red") if call.failed else ("done   ", "green")
+        shown = telling_end(call.output) if call.failed or call.name == "Bash" else ""
+        self._tell(mark, colour, f"{shorten(what, 60)} ({time.monotonic() - began:.1f} s)" + (f"\n{'':11}{shown}" if shown else ""))
+
+    def _tell(self, mark: str, colour: str, text: str) -> None:
+        self.screen.show(f"  {paint(mark, colour, sys.stderr)}  {text}", sys.stderr)
+
+
+SHOWN_CHARS = 200                     # of a tool's command or path
+
+
+# -- summaries
+
+def task_table(document: Mapping[str, Any]) -> List[str]:
+    """The tasks of a run, if there are several: what became of each, in how many attempts, how long the last one took, and what all cost."""
+    if len(document["tasks"]) < 2:
+        return []
+    rows = [["", "task", "result", "attempts", "time", "cost"], *(task_row(task) for task in document["tasks"])]
+    widths = [max(map(cells, column)) for column in zip(*rows)]
+    widths[1] = max(10, min(widths[1], stdout_columns() - sum(widths) + widths[1] - 2 * len(widths)))
+    colours = ["dim", *("green" if task["success"] else "yellow" if task["status"] == "skipped" else "red" for task in document["tasks"])]
+    return ["", *(told_row(row, widths, colour) for row, colour in zip(rows, colours)), ""]
+
+
+def task_row(task: Mapping[str, Any]) -> List[str]:
+    attempts = task["attempts"]
+    title = shorten(task["title"] or (attempts[0]["prompt"] if attempts else ""), TITLE_CELLS)
+    costs = [attempt["cost_usd"] for attempt in attempts if attempt["cost_usd"] is not None]
+    met = [criterion["confidence"] for criterion in attempts[-1]["criteria"] if criterion["met"]] if attempts else []
+    proof = f" ({tally(met)})" if task["success"] and met else ""
+    return [str(task["number"]), title, task["status"] + proof, str(len(attempts) or ""),
+            f"{attempts[-1]['duration']:.1f} s of {attempts[-1]['timeout']:g} s" if attempts else "", f"${sum(costs):.4f}" if costs else ""]
+
+
+def told_row(row: Sequence[str], widths: Sequence[int], colour: str) -> str:
+    """Figures to the right, words to the left; the result in its colour."""
+    texts = [fit(text, width) for text, width in zip(row, widths)]
+    gaps = [" " * (width - cells(text)) for text, width in zip(texts, widths)]
+    texts[2] = paint(texts[2], colour, sys.stdout)
+    aligned = [gap + text if at in (0, 3, 4, 5) else text + gap for at, (text, gap) in enumerate(zip(texts, gaps))]
+    return ("  " + "  ".join(aligned)).rstrip()
+
+
+def stdout_columns() -> int:
+    """Of the terminal that stdout is; a log has room for any line of a table."""
+    with contextlib.suppress(OSError, ValueError):
+        return (os.get_terminal_size(sys.stdout.fileno()).columns or 100) - 1
+    return 99
 
 
 def task_summary(result: TaskResult) -> str:
     """"passed (2 proved) in 1.2 s of 45 s, 1 attempt, $0.0007"."""
     last = result.attempts[-1]
-    proof = tally(last.verdicts) if last.verdicts else "nothing was checked"
+    proof = tally([verdict.confidence for verdict in last.verdicts if verdict.met]) if last.verdicts else "nothing was checked"
     proof = "" if last.error or (last.verdicts and result.status != "passed") else proof
     cost = total_cost(result.attempts)
     unknown = any(attempt.paid_usd is None for attempt in result.attempts)
@@ -8116,8 +8329,14 @@ def run_summary(document: Mapping[str, Any]) -> str:
     cost = document["cost_usd"]
     unknown = any("what it cost is not known" in warning for warning in document["warnings"])
     return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
-            + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown)
-            + f"\nTranscripts and result: {document['output_dir']}")
+            + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown))
+
+
+def whereabouts(outcome: Outcome) -> Iterator[str]:
+    """Where to look, and how to go on."""
+    yield f"Transcripts and result: {outcome.document['output_dir']}"
+    if outcome.status in (3, 4) or outcome.status >= 128:
+        yield "To go on where this ended: the same command with --resume"
 
 
 SOURCES = {"option": "--timeout", "history": "from the history", "default": "estimated"}
@@ -8477,7 +8696,7 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
     context = Context(job.options, job.spec, directory, folder, history, mask, interrupt, observer, connector.client, connector.disconnect,
                       warnings, ledger, functools.lru_cache(lambda: spec_outline(job.spec, lambda task: read_criteria(task.criteria))))
     for warning in job.spec.warnings:
-        observer.say(warning)
+        observer.warn(warning)
     try:
         results = run_tasks(context)
     finally:
@@ -8778,90 +8997,57 @@ def agent_limit(argv: Sequence[str], timeout: Union[None, str, float]) -> float:
 
 # ---- Command line ----
 
-EXAMPLES = """examples:
-  cc_execute.py spec.txt                        run it, with verdicts on the terminal
-  cc_execute.py spec.txt --cwd "$(mktemp -d)"   let Claude work in a new, empty folder
-  cc_execute.py --dry-run spec.txt              show what would be run and checked; runs nothing
-  cc_execute.py spec.txt --json >result.json    for a CI job: one JSON document, and the exit status
-  cc_execute.py --task 2 --keep-going plan.md   only task 2 of a list
-  cc_execute.py plan.md --budget 5 --max-wait 18000   spend at most $5; sit out a usage limit of up to five hours
-  cc_execute.py plan.md --resume                go on after Ctrl-C, a crash, a reboot or a limit
-  cc_execute.py --stats                         how often specs succeed, and how long they take
+# By hand, since it is to fit on two screens of 24 lines and 80 columns; a test holds it against the options below.
+HELP = f"""usage: cc_execute.py SPEC… [options]     (--help, --version)
 
-exit status: 0 every task passed, 1 a task failed, 2 bad spec or usage, 3 not ready (claude, login, bridge), 4 a limit
-takes longer than --max-wait, 130 Ctrl-C"""
-HINT = """cc_execute has Claude Code do a written piece of work and proves that it was done. Give it a spec:
-  python cc_execute.py spec.txt
-where spec.txt says, for example:
-  Task: Create a config.py file with DEBUG=False
-  Success Criteria: 1) File config.py exists, 2) Contains DEBUG"""
+Have Claude Code do a written piece of work, and prove that it was done.
+SPEC is a file with one task or many; - reads it from standard input.
 
+What is done:
+  --dry-run             show what would be run and how it would be proved
+  --task N              only task N (may be repeated)
+  --keep-going          go on with the next task after a failed one
+  --resume              go on with the last run: what had passed is not redone
+  --resume-from DIR     go on with the run in that folder
+  --replay TRANSCRIPT   judge a kept transcript again; runs nothing
+  --stats [--markdown]  how often specs succeed, all or SPEC; as Markdown
+How:
+  --cwd DIR             where Claude works (default: here)
+  --timeout S           time limit of an attempt, instead of the spec's
+  --retries N           how often to try again ({DEFAULT_RETRIES} where a spec has a strategy)
+  --max-wait S          how long to wait in all for limits to pass ({MAX_WAIT_S})
+  --budget USD          the most that the whole spec may cost
+  --model M             the model, instead of the spec's
+  --max-turns N         the most turns of an attempt
+  --permissions P       skip (default): any tool; allowed: only the listed ones
+  --question            put "Create X" as the question "What is X?"
+  --strict              a criterion that is met only weakly is not met
+  --judge               what is not proved is asked of a Claude that only reads
+What is told:
+  -v, -q                also what Claude says and does; only the verdicts
+  --json                one JSON document on stdout, and nothing else
+  --report FILE.html    a page to look at
+  --junit FILE.xml      a file for CI: a suite a spec, a case a criterion
+Where things are:
+  --claude CMD          the agent's command (CC_EXECUTE_CLAUDE; claude)
+  --bridge URL          (CC_EXECUTE_BRIDGE; {DEFAULT_BRIDGE})
+  --store URL           history: redis://… or a file (CC_EXECUTE_STORE)
+  --output DIR          for transcripts and result
+  --keep N              how many runs of a spec are kept ({KEPT_RUNS})
 
-def help_columns() -> int:
-    """COLUMNS, else the width of the terminal that stdout is, else 80; argparse itself would load shutil, and with it four libraries for
-    compression, at every start."""
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(sys.__stdout__.fileno()).columns or 80
-    return 80
+Examples:
+  cc_execute.py spec.txt --cwd "$(mktemp -d)"    in a new, empty folder
+  cc_execute.py spec.txt --json >result.json     in CI, with the exit status
+  cc_execute.py plan.md --task 2 --keep-going    of a list only the second
+  cc_execute.py plan.md --budget 5 --max-wait 18000   sit out a usage limit
+  cc_execute.py plan.md --resume                 after Ctrl-C, crash or reboot
 
-
-def make_parser() -> Any:
-    import argparse
-
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> None:
-            raise UsageError(f"{message}; see --help")
-
-    parser = Parser(prog="cc_execute.py", description="Have Claude Code do a written piece of work, and prove that it was done.",
-                    formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=help_columns() - 2),
-                    argument_default=argparse.SUPPRESS, epilog=EXAMPLES, allow_abbrev=False)
-    add = parser.add_argument
-    add("specs", nargs="*", metavar="SPEC", help="a file with one task or many; - reads it from standard input")
-    add("--dry-run", action="store_true", help="parse and plan only: what would be run, how long it may take, how it would be "
-                                               "checked")
-    add("--json", action="store_true", help="one JSON document on stdout, nothing else there")
-    add("--task", dest="tasks", metavar="N", type=int, action="append", help="only task N (may be repeated)")
-    add("--keep-going", action="store_true", help="go on with the next task after a failed one")
-    add("--timeout", metavar="S", type=option(positive(float), "seconds above 0, such as 45"),
-        help="time limit of an attempt in seconds, instead of the spec's or an estimate")
-    add("--retries", metavar="N", type=option(not_negative, "a whole number, 0 or more"),
-        help=f"how often to try again (default {DEFAULT_RETRIES} with a retry strategy in the spec, else 0)")
-    add("--model", metavar="M", help="the model, instead of the spec's")
-    add("--max-turns", metavar="N", type=option(positive(int), "a whole number above 0"),
-        help="the most turns an attempt may take")
-    add("--budget", metavar="USD", type=option(positive(float), "an amount in USD above 0, such as 2.50"),
-        help="the most that the whole spec may cost; nothing is started when it is used up")
-    add("--max-wait", metavar="S", type=option(seconds_or_none, "seconds, 0 or more"),
-        help=f"how long to wait in all for limits, overload and network trouble to pass (default {MAX_WAIT_S}); longer: exit status 4")
-    add("--cwd", metavar="DIR", help="where Claude works (default: here)")
-    add("--permissions", choices=("skip", "allowed"),
-        help="skip (default): --dangerously-skip-permissions; allowed: only the listed tools")
-    add("--question", action="store_true", help="put an instruction (Create a config.py with X) as a question (What is a config.py "
-                                                "with X?)")
-    add("--strict", action="store_true", help="a criterion that is met only weakly counts as not met")
-    add("--judge", action="store_true", help="put what is not proved to a fresh Claude that can only read; its word counts as "
-                                             "judged")
-    add_keeping_options(add)
-    add("--version", action="version", version=f"cc_execute {VERSION}")
-    return parser
-
-
-def add_keeping_options(add: Callable[..., Any]) -> None:
-    """Those of the bridge, the history, and what is kept of a run."""
-    add("--bridge", metavar="URL", help=f"a bridge other than one's own (default {DEFAULT_BRIDGE}; env CC_EXECUTE_BRIDGE)")
-    add("--store", metavar="URL", help="the history: redis://HOST:PORT/DB, or the path of an SQLite file (env CC_EXECUTE_STORE; default: "
-                                       "under the user's data directory)")
-    add("--claude", metavar="CMD", help="the agent's command (default claude; env CC_EXECUTE_CLAUDE)")
-    add("--output", metavar="DIR", help="where transcripts and the result go (default: under the user's state directory)")
-    add("--keep", metavar="N", type=option(positive(int), "a whole number above 0"),
-        help=f"how many runs of a spec to keep there (default {KEPT_RUNS})")
-    add("--resume", action="store_true", help="go on with the spec's last run that was begun here, works here or in --cwd: what had passed is "
-                                              "not run again, what still runs is taken over")
-    add("--resume-from", metavar="DIR", help="go on with the run in that output folder; without SPEC, of the spec that it names")
-    add("--replay", metavar="TRANSCRIPT", help="judge a kept transcript again, by SPEC (and --task N) and the files as they are; runs nothing")
-    add("--junit", metavar="FILE", help="write a JUnit file for CI: a suite a spec, a case a criterion")
-    add("--stats", action="store_true", help="the metrics of the history, of all specs or of SPEC")
-    add("--markdown", action="store_true", help="with --stats: as the block of Markdown that goes into a spec")
+Exit status: 0 all passed, 1 a task failed, 2 bad spec or usage, 3 not ready
+(claude, login, bridge), 4 a limit takes longer than --max-wait, 130 Ctrl-C"""
+FIRST_STEPS = """For a first one:
+  printf 'Task: Create a config.py file with DEBUG=1\\nSuccess Criteria: 1) config.py contains DEBUG\\n' >spec.txt
+  python3 cc_execute.py spec.txt --dry-run    # what would be done, and how it would be proved
+  python3 cc_execute.py spec.txt              # do it; --help shows all options"""
 
 
 def option(convert: Callable[[str], Any], expected: str) -> Callable[[str], Any]:
@@ -8886,6 +9072,42 @@ def not_negative(text: str) -> int:
     return number
 
 
+NUMBER_OPTIONS: Sequence[Tuple[str, Callable[[str], Any], str]] = (
+    ("--timeout", positive(float), "seconds above 0, such as 45"),
+    ("--retries", not_negative, "a whole number, 0 or more"),
+    ("--max-turns", positive(int), "a whole number above 0"),
+    ("--budget", positive(float), "an amount in USD above 0, such as 2.50"),
+    ("--max-wait", seconds_or_none, "seconds, 0 or more"),
+    ("--keep", positive(int), "a whole number above 0"))
+
+
+def make_parser() -> Any:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> None:
+            raise UsageError(f"{message}; see --help")
+
+        def format_help(self) -> str:
+            return HELP + "\n"
+
+    parser = Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    add = parser.add_argument
+    add("specs", nargs="*", metavar="SPEC")
+    for name in ("--dry-run", "--keep-going", "--question", "--strict", "--judge", "--json", "--resume", "--stats", "--markdown"):
+        add(name, action="store_true")
+    for name in ("--model", "--cwd", "--bridge", "--store", "--claude", "--output", "--resume-from", "--replay", "--report", "--junit"):
+        add(name)
+    add("--task", dest="tasks", type=int, action="append")
+    add("--permissions", choices=("skip", "allowed"))
+    add("-v", dest="verbose", action="store_true")
+    add("-q", dest="quiet", action="store_true")
+    for name, convert, expected in NUMBER_OPTIONS:
+        add(name, type=option(convert, expected))
+    add("--version", action="version", version=f"cc_execute {VERSION}")
+    return parser
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     open_streams()
@@ -8902,6 +9124,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 130
     except CcError as error:
         print(own_mask()(f"cc_execute: {error}"), file=sys.stderr)
+        if getattr(error, "hint", ""):
+            print(error.hint, file=sys.stderr)
         if "--json" in argv:
             found, _, expected = str(error).partition("; expected ")
             usage = {"file": None, "line": None, "found": found, "expected": expected or "see --help"}
@@ -8928,7 +9152,7 @@ def give_up_stdout(status: int) -> int:
 
 def run_command_line(argv: Sequence[str]) -> int:
     import argparse
-    unless_given = argparse.Namespace(dry_run=False, json=False, stats=False, markdown=False, replay=None)
+    unless_given = argparse.Namespace(dry_run=False, json=False, stats=False, markdown=False, replay=None, verbose=False, quiet=False)
     parsed = make_parser().parse_intermixed_args(argv, unless_given)   # specs may stand between options
     named = getattr(parsed, "specs", [])
     given = {name: value for name, value in vars(parsed).items() if name in Options._fields}
@@ -8940,13 +9164,16 @@ def run_command_line(argv: Sequence[str]) -> int:
         return show_replay(specs, Options(**{"cwd": "", **given}), parsed.replay, parsed.json)
     if parsed.dry_run:
         return show_plans(specs, Options(**given), parsed.json)
-    return run_specs(make_jobs(specs, given), parsed.json)
+    terminal = VerboseTerminal if parsed.verbose else QuietTerminal if parsed.quiet else Terminal
+    return run_specs(make_jobs(specs, given), parsed.json, terminal)
 
 
 def check_modes(parsed: Any, given: Mapping[str, Any]) -> None:
     """Refuse what cannot be meant together. Raises UsageError."""
     modes = [name for name, wanted in (("--stats", parsed.stats), ("--replay", parsed.replay), ("--dry-run", parsed.dry_run),
                                        ("--resume", given.get("resume") or given.get("resume_from"))) if wanted]
+    if parsed.verbose and parsed.quiet:
+        raise UsageError("-v was given with -q; expected one of them")
     if len(modes) > 1:
         raise UsageError(f"{modes[0]} was given with {modes[1]}; expected one of them")
     for name in PAGES:
@@ -8970,8 +9197,9 @@ def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
             raise UsageError(f"the spec {paths[0]!r} of the run in {given['resume_from']} is no file (any more); expected SPEC beside "
                              "--resume-from")
     if not paths:
-        print(HINT, file=sys.stderr)
-        raise UsageError("no SPEC was given; expected a file, or - for standard input")
+        error = UsageError("no SPEC was given; expected a file, or - for standard input")
+        error.hint = FIRST_STEPS
+        raise error
     return paths
 
 
@@ -9047,41 +9275,45 @@ def heed_signals() -> Interrupt:
     return interrupt
 
 
-def run_specs(jobs: Sequence[Job], as_json: bool) -> int:
+def run_specs(jobs: Sequence[Job], as_json: bool, terminal: Callable[[Screen, bool], Terminal]) -> int:
     """Run the specs one after the other; what makes one end with 3 or 4, or a signal, keeps the rest from starting."""
-    interrupt = heed_signals()
+    interrupt, screen = heed_signals(), Screen()
     outcomes: List[Outcome] = []
     batch, stop = next((job.state.batch for job in jobs if job.state), ""), ""
     for job in jobs:
         if stop:
             outcomes.append(unbegun(job, stop))
             continue
+        observer = terminal(screen, not as_json)
+        if len(jobs) > 1:
+            observer.print(paint(f"{chr(10) * bool(outcomes)}{printable(job.spec.file)}", "bold", sys.stdout))
         try:
-            outcome = execute(job, interrupt, Terminal(verdicts=not as_json), batch)
+            outcome = execute(job, interrupt, observer, batch)
         except CcError as error:
             if not outcomes:
                 raise
-            print(own_mask()(f"cc_execute: {job.spec.file}: {error}"), file=sys.stderr)   # what the others have come to is not lost by it
+            observer.warn(f"{job.spec.file}: {error}")   # what the others have come to is not lost by it
             outcome = unbegun(job, str(error), error.exit_status)
         outcomes.append(outcome)
         batch = outcome.batch or batch
         stop = "" if outcome.status in (0, 1) else f"{job.spec.file} ended with exit status {outcome.status}"
-        if not as_json and outcome.document["output_dir"]:
-            show_summary(outcome)
-    for trouble in write_pages(outcomes, jobs[0].options):
-        print(own_mask()(f"cc_execute: {trouble}"), file=sys.stderr)
+        observer.run_ended(outcome)
+    return tell_of_all(outcomes, jobs[0].options, as_json, screen)
+
+
+def tell_of_all(outcomes: Sequence[Outcome], options: Options, as_json: bool, screen: Screen) -> int:
+    """The files, the document or the sum of what all specs came to; the exit status."""
+    for trouble in write_pages(outcomes, options):
+        screen.show(f"cc_execute: {trouble}", sys.stderr)
         outcomes[0].document["warnings"].append(trouble)
     documents = [outcome.document for outcome in outcomes]
-    several = {"schema": SCHEMA, "success": all(document["success"] for document in documents), "specs": documents}
+    good = sum(document["success"] for document in documents)
     if as_json:
-        print(json.dumps(documents[0] if len(jobs) == 1 else several, indent=1))
+        several = {"schema": SCHEMA, "success": good == len(documents), "specs": documents}
+        print(json.dumps(documents[0] if len(documents) == 1 else several, indent=1))
+    elif len(documents) > 1:
+        print(paint(f"\n{good} of {len(documents)} specs passed", "green" if good == len(documents) else "red", sys.stdout))
     return worst_status(outcome.status for outcome in outcomes)
-
-
-def show_summary(outcome: Outcome) -> None:
-    print(run_summary(outcome.document))
-    if outcome.status in (3, 4) or outcome.status >= 128:
-        print("To go on where this ended: the same command with --resume")
 
 
 if __name__ == "__main__":

@@ -245,11 +245,40 @@ def test_version_and_help(run_cc, option, starts):
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(starts)
 
 
-def test_help_names_every_option_that_a_run_takes(run_cc):
-    shown = run_cc("--help").stdout
-    for option in ("--dry-run", "--json", "--task", "--keep-going", "--timeout", "--retries", "--model", "--max-turns", "--cwd", "--permissions",
-                   "--question", "--strict", "--bridge", "--store", "--claude", "--output", "--stats", "--version"):
-        assert option in shown
+def test_help_names_every_option_there_is_and_no_other(run_cc):
+    named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", cc.HELP))
+    taken = {name for action in cc.make_parser()._actions for name in action.option_strings} - {"-h"}
+    assert named - {"-d"} == taken and run_cc("--help").stdout == cc.HELP + "\n"
+
+
+def test_help_fits_two_screens():
+    lines = cc.HELP.split("\n")
+    assert len(lines) <= 48 and max(map(len, lines)) < 80
+
+
+def test_every_example_of_the_help_runs(run_cc, stand_in, workspace, tmp_path):
+    examples = [re.split(r" {3,}", line.strip())[0] for line in cc.HELP.partition("Examples:\n")[2].partition("\n\n")[0].split("\n")]
+    (workspace / "spec.txt").write_text(SPEC)
+    (workspace / "plan.md").write_text(f"## Task 1: One\n{SPEC}\n## Task 2: Two\n{SPEC}")
+    assert len(examples) >= 5
+    for example in examples:
+        command = example.replace("cc_execute.py", shlex.join([sys.executable, str(ROOT / "cc_execute.py")]), 1)
+        done = subprocess.run(["sh", "-c", command], cwd=workspace, env={**os.environ, **stand_in(WRITES).environment}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (example, done.stderr)
+    assert json.loads((workspace / "result.json").read_text())["success"]
+
+
+def test_without_a_spec_five_lines_say_what_to_do_and_work(run_cc, stand_in, workspace):
+    done = run_cc()
+    lines = done.stderr.rstrip("\n").split("\n")
+    assert done.returncode == 2 and len(lines) == 5 and done.stdout == ""
+    for line in lines[2:]:
+        command = line.replace("python3 cc_execute.py", shlex.join([sys.executable, str(ROOT / "cc_execute.py")]))
+        ran = subprocess.run(["sh", "-c", command], cwd=workspace, env={**os.environ, **stand_in(WRITES).environment}, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, (line, ran.stderr)
+    assert "1 of 1 task passed" in ran.stdout
+    asked = run_cc("--json")
+    assert asked.json() == {"error": {"file": None, "line": None, "found": "no SPEC was given", "expected": "a file, or - for standard input"}}
 
 
 @pytest.mark.parametrize("option", ["--help", "--dry-run", "--json"])

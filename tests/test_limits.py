@@ -136,7 +136,7 @@ def test_the_wait_is_shown_with_its_reason(run):
     done, _ = run(SPEC, [limited()], [WRITES])
     lines = done.stderr.splitlines()
     why = next(at for at, line in enumerate(lines) if "Request rejected (429)" in line)
-    assert "waiting for the rate limit to pass: 0:0" in lines[why + 1] and "attempt 2" in done.stderr
+    assert "waiting for the rate limit: 0:0" in lines[why + 1] and "attempt 2" in done.stderr
 
 
 def test_ctrl_c_while_waiting_ends_it_at_once(stand_in, workspace):

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+import wcwidth
+from hypothesis import given, strategies as st
 
+from cc_execute import Live, cells, fit, live_line
 from support import ROOT, missing, wait_until
 
 pytestmark = pytest.mark.usefixtures("bridge")
 
 SPEC = "Task: Create config.py with DEBUG\nTimeout: 47\nSuccess Criteria:\n1) File config.py exists\n2) Contains DEBUG\n"
-LIVE = re.compile(r"task \d+ .*\d+ s of 47 s")  # no line of the end looks like that
+LIVE = re.compile(r"task \d.*\d+/47 s")  # no line of the end looks like that
 WRITES = [{"write": {"path": "config.py", "content": "DEBUG=1\n"}}, {"text": "Created config.py."}]
 GO = {"bash": "while [ ! -e go ]; do sleep 0.02; done"}
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -28,10 +31,10 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 class Screen:
     """A terminal of that many columns with one program in it, which stays on the screen after its end with "exit status N"."""
 
-    def __init__(self, folder: Path, columns: int, *command: str, env: dict, cwd: Path) -> None:
+    def __init__(self, folder: Path, columns: int, *command: str, env: dict, cwd: Path, above: int = 0) -> None:
         self._tmux = ["tmux", "-u", "-S", str(folder / "tmux"), "-f", os.devnull]
         self.columns = columns
-        program = ["sh", "-c", 'trap : INT; "$@"; echo "exit status $?"; read until_the_end', "sh", *command]
+        program = ["sh", "-c", f'trap : INT; seq {above}; "$@"; echo "exit status $?"; read until_the_end', "sh", *command]
         environment = {**{name: value for name, value in os.environ.items() if name != "TMUX"}, "LC_ALL": "C.UTF-8", "SHELL": "/bin/sh", **env}
         self._call("new-session", "-d", "-x", str(columns), "-y", "30", shlex.join(program), cwd=cwd, env=environment)
 
@@ -41,6 +44,10 @@ class Screen:
     def text(self, *options: str) -> str:
         """Everything that is and was on the screen; "-e": with colours, "-J": lines that were wrapped as one."""
         return self._call("capture-pane", "-p", "-S", "-", *options)
+
+    def resize(self, columns: int) -> None:
+        self.columns = columns
+        self._call("resize-window", "-x", str(columns))
 
     def press(self, key: str) -> None:
         self._call("send-keys", key)
@@ -61,15 +68,15 @@ class Screen:
 
 @pytest.fixture
 def show(tmp_path, workspace) -> Iterator:
-    """show(spec text, *options, agent=…, columns=…, setting=NAME=VALUE words): cc_execute.py on a screen."""
+    """show(spec text, *options, agent=…, columns=…, setting=NAME=VALUE words, above=lines that are there before): cc_execute.py on a screen."""
     if not shutil.which("tmux"):
         missing("tmux", "not found on PATH")
     screens = []
 
-    def start(spec: str, *options: str, agent=None, columns: int = 100, setting: tuple = ()) -> Screen:
+    def start(spec: str, *options: str, agent=None, columns: int = 100, setting: tuple = (), above: int = 0) -> Screen:
         (workspace.parent / "spec.txt").write_text(spec)
         command = ["env", *setting, sys.executable, str(ROOT / "cc_execute.py"), "../spec.txt", *options]
-        screens.append(Screen(tmp_path, columns, *command, cwd=workspace, env=agent.environment if agent else {}))
+        screens.append(Screen(tmp_path, columns, *command, cwd=workspace, env=agent.environment if agent else {}, above=above))
         return screens[-1]
 
     yield start
@@ -80,7 +87,7 @@ def show(tmp_path, workspace) -> Iterator:
 def too_wide(screen: Screen) -> list:
     """Progress that needs more than one line of the screen."""
     shown = screen.text().split("\n")
-    return [line for line in screen.text("-J").split("\n") if "s of 47 s" in line and "passed" not in line and line.rstrip() not in map(str.rstrip, shown)]
+    return [line for line in screen.text("-J").split("\n") if "/47 s" in line and line.rstrip() not in map(str.rstrip, shown)]
 
 
 # ---- The live line. ----
@@ -88,8 +95,8 @@ def too_wide(screen: Screen) -> list:
 def test_the_live_line_tells_what_claude_does_and_goes_again(show, stand_in, workspace):
     screen = show(SPEC, agent=stand_in([{"text": "Let me look around."}, GO, *WRITES]))
     line = screen.wait_for("task 1.*Bash.*")
-    assert LIVE.search(line) and "while [ ! -e go ]" in line
-    screen.wait_for(r"task 1.* [2-9] s of 47 s")
+    assert LIVE.search(line) and "while [ ! -e go ]" in line and "░" in line and "tok" in line
+    screen.wait_for(r"task 1.* [2-9]/47 s · Bash: .*\([2-9] s\)")
     assert len(LIVE.findall(screen.text())) == 1
     (workspace / "go").touch()
     ended = screen.end()
@@ -109,6 +116,27 @@ def test_no_line_of_progress_wraps_at_60_columns(show, stand_in, workspace, said
     (workspace / "go").touch()
     ended = screen.end()
     assert not LIVE.search(ended) and "exit status 0" in ended, ended
+
+
+@pytest.mark.parametrize("before, after", [(120, 40), (40, 120), (100, 31)])
+def test_a_resize_leaves_no_remains_of_the_line(show, stand_in, workspace, before, after):
+    """tmux breaks what is there into more lines when it gets narrower, as most terminals do. (From the top of the screen it moves lines
+    into its history then, where nobody can wipe them out.)"""
+    screen = show(SPEC, agent=stand_in([{"text": "word " * 60}, GO, *WRITES]), columns=before, above=12)
+    screen.wait_for("Bash")
+    screen.resize(after)
+    wait_until(lambda: LIVE.search(screen.text()) and too_wide(screen) == [] and len(re.findall("task 1:", screen.text())) == 1, "one live line")
+    (workspace / "go").touch()
+    ended = screen.end()
+    assert not LIVE.search(ended) and "task 1:" not in ended and "exit status 0" in ended, ended
+
+
+def test_a_wait_is_counted_down(show, stand_in):
+    limited = [{"api_error": {"text": "API Error: Request rejected (429) · retry after 100 s", "status": 429, "error": "rate_limit"}}]
+    screen = show(SPEC, agent=stand_in(limited, WRITES))
+    screen.wait_for(r"task 1: .* waiting for the rate limit: \d:\d\d left · attempt 1")
+    screen.press("C-c")
+    assert "exit status 130" in screen.end()
 
 
 def test_what_the_agent_says_cannot_move_the_cursor_or_colour_the_screen(show, stand_in, workspace):
@@ -142,11 +170,143 @@ def test_a_list_shows_each_task(show, stand_in):
 
 # ---- Colours. ----
 
-@pytest.mark.parametrize("setting, coloured", [((), True), (("NO_COLOR=1",), False), (("TERM=dumb",), False)], ids=["terminal", "NO_COLOR", "dumb"])
+@pytest.mark.parametrize("setting, coloured", [
+    ((), True), (("NO_COLOR=1",), False), (("TERM=dumb",), False), (("FORCE_COLOR=0",), False), (("TERM=dumb", "FORCE_COLOR=1"), True),
+    (("NO_COLOR=1", "FORCE_COLOR=1"), False)], ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value))
 def test_colours_are_for_terminals_that_want_them(show, stand_in, setting, coloured):
     screen = show(SPEC, agent=stand_in(WRITES), setting=setting)
     assert "2 proved" in screen.end()
     assert bool(COLOUR.search(screen.text("-e"))) is coloured
+
+
+def test_a_log_has_colours_only_when_they_are_forced(run_cc, stand_in):
+    for setting, coloured in (({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)):
+        done = run_cc("-", input=SPEC, env={**stand_in(WRITES).environment, **setting})
+        assert bool(COLOUR.search(done.stdout)) is coloured and "passed" in done.stdout
+
+
+# ---- More and less. ----
+
+LIST = "## Task 1: 写配置\nCreate config.py\nSuccess Criteria: 1) config.py exists\n\n## Task 2: Second\nCreate b.py\nSuccess Criteria: 1) b.py exists\n\n## Task 3: Third\nSay hello\n"
+
+
+def test_v_shows_what_claude_says_and_does_as_it_comes(show, stand_in, workspace):
+    agent = stand_in([{"text": "Let me look:\nsecond line"}, {"bash": "echo found it"}, {"bash": "ls nowhere"}, GO, *WRITES])
+    screen = show(SPEC, "-v", agent=agent)
+    screen.wait_for("tool +Bash: while")
+    shown = screen.text()
+    for words in ("  Claude   Let me look:\n           second line", "  tool     Bash: echo found it", "  done     Bash: echo found it", "           found it",
+                  "  failed   Bash: ls nowhere", "No such file"):
+        assert words in shown
+    assert "2 proved" not in shown and LIVE.search(screen.wait_for("task 1.*Bash.*"))
+    (workspace / "go").touch()
+    ended = screen.end()
+    assert "  tool     Write config.py" in ended and "Created config.py." in ended and not LIVE.search(ended), ended
+
+
+def test_v_under_json_leaves_stdout_to_the_document(run_cc, stand_in):
+    done = run_cc("-", "--json", "-v", input=SPEC, env=stand_in(WRITES).environment)
+    assert done.json()["success"] and "tool     Write config.py" in done.stderr and "Claude   Created config.py." in done.stderr
+
+
+def test_what_v_shows_has_no_secrets_and_moves_no_cursor(run_cc, stand_in):
+    secret = "sk-ant-api03-abcdefghijklmnop0123456789"
+    done = run_cc("-", "-v", input=SPEC, env=stand_in([{"text": f"key {secret} \x1b[2Jgone"}, {"bash": f"echo {secret}; false"}, *WRITES]).environment)
+    assert secret not in done.stderr + done.stdout and "\x1b" not in done.stderr and "key sk-ant-***" in done.stderr and "failed   Bash" in done.stderr
+
+
+def test_q_shows_the_verdicts_only(show, stand_in, workspace):
+    screen = show(LIST, "-q", agent=stand_in([GO, *WRITES], [{"text": "Done."}]))
+    screen.wait_for("Task 1")
+    (workspace / "go").touch()
+    warning, *ended = [line.rstrip() for line in screen.end().split("\n") if line.strip()]
+    assert "no success criteria" in warning and ended[0].startswith("Task 1: 写配置") and ended[-2].startswith("1 of 3 tasks passed, 1 skipped"), ended
+    assert [line.split()[0] for line in ended[1:-2]] == ["met", "proved:", "passed", "Task", "NOT", "found:", "failed"], ended
+
+
+def test_q_leaves_stderr_to_warnings(run_cc, stand_in):
+    done = run_cc("-", "-q", input=SPEC + "Category: x\n", env=stand_in(WRITES).environment)
+    assert done.stderr.count("\n") == 1 and "Category" in done.stderr and done.stdout.count("\n") == 7
+    assert run_cc("-", "-q", "-v", input=SPEC).returncode == 2
+
+
+# ---- After the run. ----
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_table_of_the_tasks_stands_at_the_end(show, stand_in, columns):
+    spec = LIST.replace("Second", "Second of the tasks, with a title that goes on and on and on") + "Retry Strategy: again\n"
+    screen = show(spec, agent=stand_in([{"text": "No."}]), columns=columns)
+    screen.end()
+    rows = [line.rstrip() for line in screen.text().split("\n") if re.match(r" +task +result|  [123]  ", line)]
+    assert len(rows) == 4 and all(wcwidth.wcswidth(row) < columns for row in rows), screen.text()
+    assert re.search(r"1  写配置 +failed +1  \d\.\d s of \d+ s  \$0\.0000$", rows[1]) and re.search(r"2  Second.* skipped$", rows[2]), rows
+
+
+def test_of_several_specs_each_is_named_and_the_sum_told(run_cc, stand_in, workspace):
+    for name in ("one.md", "two.md"):
+        (workspace / name).write_text(SPEC)
+    lines = run_cc("one.md", "two.md", env=stand_in(WRITES).environment).stdout.split("\n")
+    assert lines[0] == "one.md" and "two.md" in lines and lines[-2] == "2 of 2 specs passed"
+
+
+# ---- A log. ----
+
+def test_a_log_gets_plain_lines_at_a_slow_pace(run_cc, stand_in, workspace):
+    done = run_cc("-", input=SPEC, env=stand_in([{"text": "Hm."}, *[{"bash": f"echo {number}; sleep 0.02"} for number in range(60)], *WRITES]).environment)
+    assert done.returncode == 0 and "\x1b" not in done.stderr and "\r" not in done.stderr
+    assert done.stderr.split("\n") == ["cc_execute: task 1, attempt 1, time limit 47 s", ""]
+
+
+def test_a_terminal_without_utf_8_gets_signs_that_it_knows(show, stand_in, workspace):
+    screen = show(SPEC, agent=stand_in([{"text": "写 — done…"}, GO, *WRITES]), setting=("PYTHONIOENCODING=ascii", "PYTHONUTF8=0", "LC_ALL=C"))
+    line = screen.wait_for("task 1.*Bash.*")
+    assert re.search(r"task 1: Create config\.py.* \. [#-]{6} \d+/47 s \. Bash: while .*~", line), line
+    (workspace / "go").touch()
+    assert "exit status 0" in screen.end()
+
+
+# ---- The layout of the live line: pure. ----
+
+TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=80)
+LINES = st.builds(Live, st.sampled_from(["task 1", "task 12/300", "task 7 (2/5)"]), TEXTS, TEXTS, st.floats(0, 10 ** 5), st.floats(0, 10 ** 5), st.floats(0, 10 ** 5),
+                  st.integers(0, 12), st.floats(0, 10 ** 8), st.none() | st.floats(0, 1000))
+
+
+@given(LINES, st.integers(1, 220))
+def test_a_live_line_is_never_wider_than_it_may_be(line, columns):
+    shown = "".join(text for text, _ in live_line(line, columns))
+    assert cells(shown) <= columns and sum(max(0, wcwidth.wcwidth(character)) for character in shown) <= columns
+
+
+@given(TEXTS, st.integers(0, 90))
+def test_what_fits_is_left_alone_and_what_is_cut_says_so(text, columns):
+    shown = fit(text, columns)
+    assert shown == text if cells(text) <= columns else cells(shown) <= columns and (shown == "" or shown.endswith("…"))
+
+
+BUSY = Live("task 2/5", "Write the configuration of the service", "Bash: pytest -q tests/test_config.py", 12.3, 45, 3.2, 2, 12_345, 0.0123)
+WHOLE = "task 2/5: Write the configuration of the service · ██░░░░ 12/45 s · Bash: pytest -q tests/test_config.py (3 s) · attempt 2 · 12.3k tok · $0.012"
+WAITING = BUSY._replace(doing="waiting for the usage limit: 4:10 left, until 14:05", limit=0.0, tokens=0)
+
+
+@pytest.mark.parametrize("columns, line, shown", [
+    (199, BUSY, WHOLE),
+    (79, BUSY, "task 2/5: Write the… · ██░░░░ 12/45 s · Bash: pyt… (3 s) · attempt 2 · $0.012"),
+    (79, BUSY._replace(attempt=1), "task 2/5: Write the… · ██░░░░ 12/45 s · Bash: pyt… (3 s) · 12.3k tok · $0.012"),
+    (79, BUSY._replace(attempt=1, doing="thinking"), "task 2/5: Write the… · ██░░░░ 12/45 s · thinking 3 s · 12.3k tok · $0.012"),
+    (79, WAITING, "task 2/5: Write the conf… · waiting for the usage limit: 4:10 left, until 14:05"),
+    (40, BUSY, "task 2/5: Write… · 12/45 s · Bash… (3 s)"),
+    (20, BUSY, "task 2/5:  · 12/45 …"),
+    (199, Live("task 1", "Say hello", "starting", 754, 1200, 754, 1, 1_234_567),
+     "task 1: Say hello · ████░░ 12:34/20:00 · starting 754 s · attempt 1 · 1.2M tok")])
+def test_the_live_line_at_different_widths(columns, line, shown):
+    assert "".join(text for text, _ in live_line(line, columns)) == shown
+
+
+@pytest.mark.parametrize("elapsed, colour", [(10, "green"), (75, "yellow"), (96, "red"), (150, "red")])
+def test_the_bar_warns_of_the_limit(elapsed, colour):
+    bar, = [colour for text, colour in live_line(BUSY._replace(elapsed=elapsed, limit=100), 199) if "█" in text]
+    assert bar == colour
 
 
 # ---- Errors: a sentence each. ----
