@@ -24,7 +24,7 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
 
 Sections, each using only what stands above it:
     Policy · Patterns · Errors · Secrets · Shelf · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
-    History · Metrics · Bridge · Runs · Running · Documents · Terminal · Jobs · Replay · Module · Command line
+    History · Metrics · Bridge · Runs · Running · Documents · Page · Report · JUnit · Terminal · Jobs · Replay · Module · Command line
 
 Known gaps, on purpose: criteria outside the table of kinds are matched by their words and never count as proved; a secret
 that looks like none, and is no value of the environment's, is not masked.
@@ -591,6 +591,7 @@ class Options(NamedTuple):
     keep: int = KEPT_RUNS             # folders of a spec's runs
     resume: bool = False              # go on with the spec's last run
     resume_from: Optional[str] = None   # or with the run in this folder
+    report: Optional[str] = None      # the page to look at
     junit: Optional[str] = None       # the file for CI
 
 
@@ -7855,6 +7856,774 @@ def criterion_document(criterion: Criterion) -> Dict[str, Any]:
     return {"text": criterion.text, "kind": criterion.kind, "check": KIND[criterion.kind].plan(criterion), **told}
 
 
+# ---- Page: how a report looks. It has no script and takes nothing from elsewhere; fill() escapes what is put into it. ----
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --page: #f5f6f8; --card: #fff; --ink: #1c2128; --quiet: #555e6a; --line: #d5dae1; --code: #f3f5f8;
+  --good: #0f6130; --good-on: #def5e5; --bad: #a3142a; --bad-on: #fdebed; --weak: #734a00; --weak-on: #fdf3d3; --info: #0a4fa3; --info-on: #e4effc;
+  --bar: #bcd2ef; --span: #1f5fae; --check: #8a94a1; --fail: #c2213a }
+@media screen and (prefers-color-scheme: dark) { :root { --page: #0e1217; --card: #161c23; --ink: #e4e9ef; --quiet: #a0abb8; --line: #2e3741;
+  --code: #10151b; --good: #6ad08b; --good-on: #10281a; --bad: #ff9a94; --bad-on: #34171a; --weak: #e6bb55; --weak-on: #2c230f; --info: #86bdff;
+  --info-on: #10243a; --bar: #29435f; --span: #74aef0; --check: #76818d; --fail: #ff8078 } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
+main, footer { max-width: 66rem; margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 2.5rem) }
+main:focus { outline: none }
+h1, h2, h3, h4, p, dl, ul { margin: 0 } h1 { font-size: clamp(1.7rem, 5vw, 2.3rem); line-height: 1.2; letter-spacing: -.01em }
+h2 { font-size: 1.3rem; margin-top: 2.5rem } h3 { font-size: 1.15rem; line-height: 1.35 } h4 { font-size: 1rem }
+h1, h2, h3, h4, p, dd, td, th, li, summary, .text { overflow-wrap: anywhere }
+a { color: var(--info) } .quiet, caption, dt, footer { color: var(--quiet) } .text { white-space: pre-wrap; min-width: 0 }
+:focus-visible { outline: 3px solid var(--info); outline-offset: 2px; border-radius: 4px }
+.skip { position: absolute; left: -99rem; background: var(--card); padding: .6rem 1rem; z-index: 1 } .skip:focus { left: 1rem; top: 1rem }
+.defs { position: absolute; width: 0; height: 0 }
+.answer { border-left: 6px solid; padding: 1.1rem 1.4rem; border-radius: 10px } .answer p { color: var(--ink); margin-top: .4rem }
+.good { color: var(--good); background: var(--good-on) } .bad { color: var(--bad); background: var(--bad-on) }
+.weak { color: var(--weak); background: var(--weak-on) } .info { color: var(--info); background: var(--info-on) }
+.none { color: var(--quiet); background: var(--code) }
+.badge { display: inline-block; padding: .08rem .6rem; border-radius: 1rem; font-size: .85rem; font-weight: 600 }
+.badge.good::before { content: "✓ " / "" } .badge.bad::before { content: "✕ " / "" }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9.5rem), 1fr)); gap: .9rem 1.5rem; margin: 1rem 0 }
+.facts .wide { grid-column: 1 / -1 } dt { font-size: .82rem } dd { margin: 0 }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: clamp(1rem, 3vw, 1.6rem); margin-top: 1.5rem }
+.card > * + *, .attempt > * + * { margin-top: .9rem } .card.far { content-visibility: auto; contain-intrinsic-size: auto 40rem }
+.head { display: flex; flex-wrap: wrap; gap: .3rem .8rem; align-items: baseline }
+.attempt { border-top: 1px solid var(--line); padding-top: 1.1rem; margin-top: 1.4rem }
+.label { font-size: .82rem; font-weight: 600; color: var(--quiet); margin-bottom: .3rem }
+.box { background: var(--code); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem; font-size: .93rem }
+.mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .84rem; line-height: 1.5 }
+.note { border-left: 4px solid; border-radius: 6px; padding: .6rem .9rem; font-size: .95rem } .note .text { color: var(--ink) }
+.added { border-left: 4px solid var(--info) }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .93rem } caption { text-align: left; font-size: .82rem }
+th, td { text-align: left; vertical-align: top; padding: .55rem .9rem .55rem 0; border-bottom: 1px solid var(--line) } thead th { font-size: .82rem }
+tbody th { font-weight: 500 } tbody tr:last-child > * { border-bottom: 0 } .tasks { min-width: 50rem } thead th, .badge { white-space: nowrap }
+.verdicts td:first-child { width: 9rem }
+@media (max-width: 40rem) { .verdicts thead { position: absolute; left: -99rem } .verdicts tr { display: grid; gap: .3rem; padding: .6rem 0;
+  border-bottom: 1px solid var(--line) } .verdicts tr:last-child { border: 0 } .verdicts tr > * { border: 0; padding: 0; width: auto } }
+figure { margin: 0 } figcaption { color: var(--quiet); font-size: .82rem; margin-top: .3rem }
+.number { white-space: nowrap; font-variant-numeric: tabular-nums } .cost svg { display: block } .cost rect { fill: var(--span) }
+details > summary { cursor: pointer; padding: .35rem 0; font-weight: 500 } details details > summary { font-weight: 400 }
+.story { border-left: 2px solid var(--line); padding-left: .9rem; margin-top: .4rem } .story > * + * { margin-top: .7rem }
+.files { padding-left: 1.2rem; font-size: .93rem } .chart { display: block; width: 100%; min-width: 52rem }
+.chart text { font: 13px system-ui, sans-serif; fill: var(--ink) } .chart .faint { fill: var(--quiet) }
+.bar { fill: var(--bar) } .span { fill: var(--span); stroke: var(--card) } .span.failed { fill: var(--card); stroke: var(--fail); stroke-width: 1.5 }
+.cross { stroke: var(--fail); stroke-width: 2; fill: none } .check { fill: var(--check) } .hatch { stroke: var(--check); stroke-width: 2 }
+.wait { fill: url(#hatch); stroke: var(--check) } .torn { fill: none; stroke: var(--ink); stroke-width: 1.5 }
+.limit { fill: none; stroke: var(--quiet); stroke-dasharray: 4 3 } .axis { stroke: var(--line) } .cut { stroke: var(--quiet); stroke-dasharray: 2 3 }
+@media print { body { background: none; font-size: 10.5pt } .card, tr { break-inside: avoid-page } .card { border: 0; padding: 0 } .skip { display: none }
+  * { print-color-adjust: exact } .scroll { overflow: visible } .chart, .tasks { min-width: 0 } main { max-width: none; padding: 0 } }
+"""
+MARKUP: Mapping[str, str] = {
+    "top": """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the answer</a>
+<svg class="defs" aria-hidden="true"><defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
+<path class="hatch" d="M0 0V7"/></pattern></defs></svg>
+<main id="main" tabindex="-1">
+<div class="answer {look}"><h1>{answer}</h1><p>{told}</p></div>
+""",
+    "end": """</main>
+<footer><p>Made by cc_execute {version}. {legend}</p></footer>
+</body>
+</html>
+""",
+    "spec": """<section aria-labelledby="{anchor}">
+<h2 id="{anchor}" class="text" lang="" dir="auto">{name}</h2>
+{answer}
+<dl class="facts">{facts}</dl>
+{warnings}
+""",
+    "spec_answer": "<p>{badge} {told}</p>",
+    "fact": '<div class="{look}"><dt>{name}</dt><dd>{value}</dd></div>',
+    "time": '<time datetime="{iso}">{shown}</time>',
+    "badge": '<span class="badge {look}">{word}</span>',
+    "text": '<span class="text" lang="" dir="auto">{text}</span>',
+    "warnings": '<section class="note weak" aria-label="Warnings"><p class="label">{count}</p><ul class="files">{items}</ul></section>',
+    "item": '<li class="text" lang="" dir="auto">{text}</li>',
+    "tasks": """<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Table of the tasks of {name}"><table class="tasks">
+<caption>The tasks; time and limit are those of the last attempt</caption>
+<thead><tr><th scope="col">No.</th><th scope="col">Task</th><th scope="col">Result</th><th scope="col">Evidence</th><th scope="col">Attempts</th>
+<th scope="col">Time</th><th scope="col">Cost</th></tr></thead><tbody>
+""",
+    "task_row": """<tr><td class="number">{number}</td><th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th><td>{badge}</td>
+<td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
+""",
+    "bar": '<svg aria-hidden="true" focusable="false" width="90" height="8"><rect width="{width}" height="8" rx="2"/></svg>',
+    "tasks_end": "</tbody></table></div></div>\n",
+    "task": """<article class="card {far}" aria-labelledby="{anchor}">
+<div class="head"><h3 id="{anchor}">Task {number}: <span class="text" lang="" dir="auto">{title}</span></h3>{badge}</div>
+<p class="quiet">{told}</p>
+{note}{verdicts}{prompt}{files}
+""",
+    "task_end": "</article>\n",
+    "note": '<div class="note {look}"><p class="label">{label}</p><p class="text" lang="" dir="auto">{text}</p></div>\n',
+    "verdicts": """<table class="verdicts" role="table">
+<caption>{caption}</caption>
+<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Verdict</th><th scope="col" role="columnheader">Criterion</th>
+<th scope="col" role="columnheader">Evidence</th></tr></thead><tbody role="rowgroup">
+{rows}</tbody></table>
+""",
+    "verdict": """<tr role="row"><td role="cell">{badge}</td><th scope="row" role="rowheader" class="text" lang="" dir="auto">{text}</th>
+<td role="cell" class="text" lang="" dir="auto">{evidence}</td></tr>
+""",
+    "box": '<div><p class="label">{label}</p><div class="box text {look}" lang="" dir="auto">{text}</div></div>\n',
+    "fold": '<details><summary>{label}</summary><div class="box text {look}" lang="" dir="auto">{text}</div></details>\n',
+    "files": '<div><p class="label">Files {what} ({count})</p><ul class="files">{items}</ul></div>\n',
+    "attempt": """<section class="attempt" aria-labelledby="{anchor}">
+<div class="head"><h4 id="{anchor}">Attempt {number}</h4>{badge}</div>
+<p class="quiet">{told}</p>
+{error}{prompt}{verdicts}
+""",
+    "attempt_end": "</section>\n",
+    "story": "<details><summary>{label}</summary><div class=\"story\">\n{path}{first}{gap}{last}</div></details>\n",
+    "said": '<div><p class="label">{who}</p><div class="text" lang="" dir="auto">{text}</div></div>\n',
+    "call": """<details><summary>{badge} <span class="text" lang="" dir="auto">{call}</span></summary>
+<p class="label">{who} gave</p><div class="box text mono" lang="" dir="auto">{text}</div>
+<p class="label">It returned</p><div class="box text mono" lang="" dir="auto">{returned}</div></details>
+""",
+    "told": '<p class="quiet">{text}</p>\n',
+    "chart": """<figure><p class="label">Timeline</p><div class="scroll" tabindex="0" role="region" aria-label="Timeline of task {number}">
+<svg class="chart" role="img" aria-labelledby="{anchor}-title {anchor}-desc" viewBox="0 0 {width} {height}">
+<title id="{anchor}-title">{title}</title><desc id="{anchor}-desc">{desc}</desc>
+{shapes}</svg></div><figcaption>{caption}</figcaption></figure>
+""",
+    "rect": '<rect class="{look}" x="{x}" y="{y}" width="{width}" height="{height}" rx="2"><title>{title}</title></rect>\n',
+    "path": '<path class="{look}" d="{d}"/>\n',
+    "word": '<text class="{look}" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>\n',
+}
+
+
+class Html(str):
+    """Markup. All other text is escaped where it gets into markup."""
+
+
+def fill(name: str, /, **values: Any) -> Html:
+    """One of MARKUP with these values, of which texts cannot become markup, nor obey as control characters."""
+    from html import escape
+    return Html(MARKUP[name].format(**{key: value if isinstance(value, Html) else escape(printable(str(value))) for key, value in values.items()}))
+
+
+def joined(parts: Iterable[Html]) -> Html:
+    return Html("".join(parts))
+
+
+# ---- Report: outcomes -> the page for people: the answer, the tasks, each with its evidence, its timeline and what Claude did. ----
+
+REPORT_CHARS = 4 * 1024 * 1024        # of all transcripts together so much is shown, of each an equal share
+TRANSCRIPT_CHARS = 256 * 1024         # and at most so much
+TRANSCRIPT_BYTES = 4 * 1024 * 1024    # so much of its beginning is looked through for that, and of its end
+EVENT_BYTES = 512 * 1024              # a longer line is left out: read, it takes twenty times its size
+SHOWN_CHARS = 6000                    # of a prompt, or of what a tool took or returned
+FOLD_CHARS = 700                      # a longer prompt is folded
+MOST_SHOWN_FILES = 100
+MOST_SHOWN_SPANS = 20_000             # in all timelines together
+MOST_SHOWN_WARNINGS = 50
+MANY_TASKS = 30                       # from so many on those that are out of sight are not laid out
+LOOKS = {"passed": "good", "proved": "good", "judged": "info", "weak": "weak", "not run": "weak", "cancelled": "weak", "skipped": "none",
+         "not checked": "none", "ok": "good", "not known": "none", "in the background": "none"}   # all else is bad
+STANDINGS = ("proved", "judged", "weak", "not met", "not run")
+EXITS = {0: "every task passed", 1: "a task failed", 2: "bad spec or usage", 3: "the environment is not ready",
+         4: "a limit takes longer than --max-wait"}
+BEFORE_IT = "The run had ended before it: what ended it stands above."
+TIMELINE_LEGEND = "Light: the agent at work. Solid: a tool call, hollow and crossed if it failed. Grey: judging. Hatched: waiting. Dashed: the time limit."
+LEGEND = ("Proved: settled by files, tool results or a command's exit code; judged: by a second Claude that can only read; weak: only words speak "
+          "for it.")
+
+
+class Answer(NamedTuple):
+    """What became of a run, in a word and a sentence; the worst of several has the highest rank."""
+    rank: int
+    look: str
+    word: str
+    told: str
+
+
+class Share(NamedTuple):
+    """How much of the page each attempt may take."""
+    chars: int
+    spans: int
+    many: bool                        # tasks
+    several: bool                     # specs
+
+
+def report_page(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """One page without scripts, in pieces; transcripts are read as it is written, of each only as much as it shows."""
+    tasks = [task for outcome in outcomes for task in outcome.document["tasks"]]
+    attempts = sum(len(task["attempts"]) for task in tasks) or 1
+    share = Share(min(TRANSCRIPT_CHARS, REPORT_CHARS // attempts), max(8, min(MOST_SPANS, MOST_SHOWN_SPANS // attempts)), len(tasks) > MANY_TASKS,
+                  len(outcomes) > 1)
+    answer = overall_answer(outcomes)
+    names = ", ".join(outcome.document["spec"] for outcome in outcomes[:3]) + (", …" if len(outcomes) > 3 else "")
+    yield fill("top", title=f"{answer.word}: {shorten(names, 200)} – cc_execute", style=Html(PAGE_STYLE), look=answer.look, answer=answer.word,
+               told=answer.told)
+    for number, outcome in enumerate(outcomes, 1):
+        yield from report_spec(outcome, f"spec-{number}", share)
+    yield fill("end", version=VERSION, legend=LEGEND)
+
+
+def overall_answer(outcomes: Sequence[Outcome]) -> Answer:
+    answers = [answer_of(outcome) for outcome in outcomes]
+    if len(answers) == 1:
+        return answers[0]
+    worst, good = max(answers), sum(answer.rank == 0 for answer in answers)
+    verdicts = last_criteria(task for outcome in outcomes for task in outcome.document["tasks"])
+    told = f"{good} of {plural(len(answers), 'spec')} passed: {evidence_tally(verdicts)}."
+    others = "; ".join(f"{outcome.document['spec']}: {answer.word.lower()}" for outcome, answer in zip(outcomes, answers) if answer.rank)
+    return worst._replace(told=told + (f" {shorten(others, 600)}." if others else ""))
+
+
+def answer_of(outcome: Outcome) -> Answer:
+    document, status = outcome.document, outcome.status
+    tasks = document["tasks"]
+    good, skipped = sum(task["success"] for task in tasks), sum(task["status"] == "skipped" for task in tasks)
+    told = f"{good} of {plural(len(tasks), 'task')} passed" + (f", {skipped} skipped" if skipped else "")
+    told += f": {evidence_tally(last_criteria(tasks))}." if skipped < len(tasks) else "."
+    if not document["output_dir"] and skipped == len(tasks):
+        return Answer(2, "weak", "Not begun", told)
+    if status > 128:
+        return Answer(4, "weak", "Interrupted", told)
+    if status in (3, 4):
+        return Answer(status, "bad", {3: "Not ready", 4: "Stopped by a limit"}[status], told)
+    return Answer(0, "good", "Passed", told) if document["success"] and not status else Answer(1, "bad", "Not passed", told)
+
+
+def exit_words(status: int) -> str:
+    """"1: a task failed"."""
+    import signal
+    if status <= 128:
+        return f"{status}: {EXITS.get(status, 'unknown')}"
+    with contextlib.suppress(ValueError):
+        return f"{status}: ended by {signal.Signals(status - 128).name}"
+    return f"{status}: ended by a signal"
+
+
+def last_criteria(tasks: Iterable[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
+    return [criterion for task in tasks for criterion in (task["attempts"][-1]["criteria"] if task["attempts"] else [])]
+
+
+def standing(criterion: Mapping[str, Any]) -> str:
+    return criterion["confidence"] if criterion["met"] else "not run" if criterion["evidence"].startswith(NEVER_RAN) else "not met"
+
+
+def evidence_tally(criteria: Iterable[Mapping[str, Any]]) -> str:
+    """"3 proved, 1 weak, 1 not met"."""
+    counts = collections.Counter(map(standing, criteria))
+    return ", ".join(f"{counts[name]} {name}" for name in STANDINGS if counts[name]) or "nothing was checked"
+
+
+def badge(word: str) -> Html:
+    return fill("badge", look=LOOKS.get(word, "bad"), word=word)
+
+
+def cost_words(cost: Optional[float]) -> str:
+    return "not known" if cost is None else f"${cost:.4f}"
+
+
+def time_words(seconds: float) -> str:
+    """"0.25 s", "12.3 s", "1 h 5 min"."""
+    return describe_span(seconds) if seconds >= 99.95 else f"{seconds:.1f} s" if seconds >= 1 or not seconds else f"{seconds:.2f} s"
+
+
+def of_limit(attempt: Mapping[str, Any]) -> str:
+    """"12.3 s of 1 min"."""
+    limit = attempt["timeout"]
+    return time_words(attempt["duration"]) + (f" of {describe_span(limit) if limit >= 1 else time_words(limit)}" if limit else "")
+
+
+def total(costs: Iterable[Optional[float]]) -> Optional[float]:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
+
+
+# -- a spec and its tasks
+
+def report_spec(outcome: Outcome, anchor: str, share: Share) -> Iterator[str]:
+    document, answer = outcome.document, answer_of(outcome)
+    facts = [("Started", fill("time", iso=document["started_at"], shown=document["started_at"].replace("T", " ").replace("Z", " UTC")), ""), ("Duration", time_words(document["duration"]), ""),
+             ("Cost", cost_words(document["cost_usd"]), ""), ("Exit status", exit_words(outcome.status) if answer.word != "Not begun" else "none", ""),
+             ("Output folder", fill("text", text=document["output_dir"] or "none"), "wide")]
+    spec_answer = fill("spec_answer", badge=fill("badge", look=answer.look, word=answer.word), told=answer.told)
+    yield fill("spec", anchor=anchor, name=document["spec"], answer=spec_answer if share.several else "",
+               facts=joined(fill("fact", name=name, value=value, look=look) for name, value, look in facts), warnings=warnings_note(document["warnings"]))
+    yield from task_table(document, outcome.details, anchor)
+    for place, (task, details) in enumerate(zip(document["tasks"], outcome.details), 1):
+        yield from report_task(task, details, f"{anchor}-task-{place}", share)
+    yield Html("</section>\n")
+
+
+def warnings_note(warnings: Sequence[str]) -> Html:
+    if not warnings:
+        return Html()
+    shown = list(warnings[:MOST_SHOWN_WARNINGS])
+    shown += [f"and {len(warnings) - len(shown)} more"] if len(warnings) > len(shown) else []
+    return fill("warnings", count=plural(len(warnings), "warning"), items=joined(fill("item", text=cut_text(text, SHOWN_CHARS)) for text in shown))
+
+
+def task_table(document: Mapping[str, Any], details: Sequence[Mapping[str, Any]], anchor: str) -> Iterator[str]:
+    costs = [total(attempt["cost_usd"] for attempt in task["attempts"]) for task in document["tasks"]]
+    most = max((cost for cost in costs if cost), default=0.0)
+    yield fill("tasks", name=document["spec"])
+    for place, (task, more, cost) in enumerate(zip(document["tasks"], details, costs), 1):
+        attempts = task["attempts"]
+        yield fill("task_row", number=task["number"], anchor=f"{anchor}-task-{place}", title=task_title(task, more), badge=badge(task["status"]),
+                   evidence=evidence_tally(attempts[-1]["criteria"]) if attempts else "–", attempts=len(attempts),
+                   time=of_limit(attempts[-1]) if attempts else "–", cost=cost_words(cost) if attempts else "–",
+                   bar=fill("bar", width=round(90 * cost / most, 1)) if cost and most else "")
+    yield fill("tasks_end")
+
+
+def task_title(task: Mapping[str, Any], details: Mapping[str, Any]) -> str:
+    return shorten(task["title"] or details["prompt"], 200)
+
+
+def report_task(task: Mapping[str, Any], details: Mapping[str, Any], anchor: str, share: Share) -> Iterator[str]:
+    attempts = task["attempts"]
+    told = plural(len(attempts), "attempt")
+    if attempts:
+        told = f"{evidence_tally(attempts[-1]['criteria'])} · {told} · {of_limit(attempts[-1])} · {cost_words(total(a['cost_usd'] for a in attempts))}"
+    criteria = attempts[-1]["criteria"] if attempts else [{"text": text, "standing": "not checked", "evidence": ""} for text in details["criteria"]]
+    is_skipped = task["status"] == "skipped"
+    label, why = "Why it was skipped" if is_skipped else "Why it was not tried again", details["note"] or (BEFORE_IT if is_skipped else "")
+    yield fill("task", anchor=anchor, number=task["number"], title=task_title(task, details), badge=badge(task["status"]), told=told,
+               far="far" if share.many else "", note=fill("note", look="weak", label=label, text=why) if why else "",
+               verdicts=verdict_table(criteria, "Criteria"), prompt=text_box("Prompt", details["prompt"]),
+               files=changed_files(task["files_changed"]))
+    if attempts:
+        yield timeline(task, details, anchor, share)
+        words = added_words(details["prompt"], [attempt["prompt"] for attempt in attempts])
+        for attempt, (label, text) in zip(attempts, words):
+            prompt = fill("box", label=label, text=cut_text(text, SHOWN_CHARS), look="added") if text else Html()
+            yield from report_attempt(attempt, task, prompt, f"{anchor}-attempt-{attempt['number']}", share)
+    yield fill("task_end")
+
+
+def verdict_table(criteria: Sequence[Mapping[str, Any]], caption: str) -> Html:
+    if not criteria:
+        return Html()
+    rows = (fill("verdict", badge=verdict_badge(criterion), text=criterion["text"],
+                 evidence=re.sub(f"^(?:{NEVER_RAN}|judged: )", "", criterion["evidence"])) for criterion in criteria)
+    return fill("verdicts", caption=caption, rows=joined(rows))
+
+
+def verdict_badge(criterion: Mapping[str, Any]) -> Html:
+    word = criterion.get("standing") or standing(criterion)
+    return fill("badge", look=LOOKS.get(word, "bad"), word=f"met · {word}" if word in CONFIDENCES else word)
+
+
+def text_box(label: str, text: str, look: str = "") -> Html:
+    """The text, folded if it is long."""
+    is_long = len(text) > FOLD_CHARS or text.count("\n") > 14
+    return fill("fold" if is_long else "box", label=f"{label} ({len(text):,} characters)" if is_long else label, look=look,
+                text=cut_text(text, SHOWN_CHARS))
+
+
+def changed_files(changes: Mapping[str, Sequence[str]]) -> Html:
+    def shown(files: Sequence[str]) -> Html:
+        more = [f"and {len(files) - MOST_SHOWN_FILES} more"] if len(files) > MOST_SHOWN_FILES else []
+        return joined(fill("item", text=file) for file in [*files[:MOST_SHOWN_FILES], *more])
+
+    return joined(fill("files", what=what, count=len(files), items=shown(files)) for what, files in changes.items() if files)
+
+
+def added_words(asked: str, prompts: Sequence[str]) -> List[Tuple[str, str]]:
+    """For each attempt what its prompt says beyond the task's, and what that is: all of it where it begins otherwise; "" if nothing."""
+    base, words = asked if prompts[0].startswith(asked) else prompts[0], []
+    for number, prompt in enumerate(prompts):
+        added = prompt[len(base):].strip() if prompt.startswith(base) else ""
+        if number == 0 and base != asked:
+            words.append(("Its prompt, put otherwise", prompt))
+        elif prompt == CONTINUE:
+            words.append(("Its prompt, in the session of the attempt before", prompt))
+        else:
+            words.append(("Added to the prompt", added) if prompt.startswith(base) else ("Its prompt", prompt))
+    return words
+
+
+# -- an attempt
+
+def report_attempt(attempt: Mapping[str, Any], task: Mapping[str, Any], prompt: Html, anchor: str, share: Share) -> Iterator[str]:
+    error, last = attempt["error"], task["attempts"][-1]
+    ending = [] if attempt["exit_code"] is None else [f"exit code {attempt['exit_code']}"]
+    turns = [] if attempt["num_turns"] is None else [plural(attempt["num_turns"], "turn")]
+    told = " · ".join([of_limit(attempt), cost_words(attempt["cost_usd"]), *turns, *ending])
+    differs = [verdict_key(c) for c in attempt["criteria"]] != [verdict_key(c) for c in last["criteria"]]
+    yield fill("attempt", anchor=anchor, number=attempt["number"], badge=fill("badge", **attempt_look(attempt)), told=told, prompt=prompt,
+               error=fill("note", look="bad", label=f"Error: {error['kind']}", text=cut_text(error["message"], SHOWN_CHARS)) if error else "",
+               verdicts=verdict_table(attempt["criteria"], f"Criteria after attempt {attempt['number']}") if differs else "")
+    yield story(attempt["transcript"], share.chars, attempt["number"])
+    yield fill("attempt_end")
+
+
+def verdict_key(criterion: Mapping[str, Any]) -> Tuple[str, str, str]:
+    return criterion["text"], standing(criterion), criterion["evidence"]
+
+
+def attempt_look(attempt: Mapping[str, Any]) -> Dict[str, str]:
+    unmet = sum(not criterion["met"] for criterion in attempt["criteria"])
+    if attempt["error"]:
+        return {"look": LOOKS.get(attempt["error"]["kind"], "bad"), "word": attempt["error"]["kind"].replace("_", " ")}
+    if not attempt["criteria"]:
+        return {"look": "none", "word": "nothing was checked"}
+    return {"look": "bad" if unmet else "good", "word": f"{unmet} not met" if unmet else "all met"}
+
+
+# -- its time
+
+CHART_PX, ROW_PX, BAR_PX = 960, 54, 20
+
+
+class Row(NamedTuple):
+    """An attempt in time: seconds from its task's first start; its limit is 0 if that is not known."""
+    attempt: Mapping[str, Any]
+    began: float
+    duration: float
+    checked: float
+    waited: float
+    limit: float
+    spans: Sequence[Mapping[str, Any]]
+
+    @property
+    def ended(self) -> float:
+        return self.began + self.duration + self.checked
+
+
+class Stretch(NamedTuple):
+    """A part of the time axis: seconds from the task's first start, and how wide it is drawn, which for work is as long as it took."""
+    kind: str                         # work, wait or idle
+    began: float
+    ended: float
+    width: float
+
+    @property
+    def is_cut(self) -> bool:
+        return self.width < self.ended - self.began
+
+
+class Axis:
+    """Where in the picture a second lies. Time in which nothing ran is cut out, and a wait that is long beside the work shortened."""
+
+    def __init__(self, rows: Sequence[Row]):
+        work = sum(row.duration + row.checked for row in rows) or 1.0
+        waits = sum(row.waited > 0 for row in rows)
+        self._longest = {"idle": max(0.04 * work, min(1.0, 0.5 * work)), "wait": 0.5 * work}
+        self._short = {"idle": 0.04 * work, "wait": work / max(4, 2 * waits)}
+        self.stretches: List[Stretch] = []
+        at = rows[0].began - rows[0].waited
+        for row in rows:
+            waiting_from = max(at, row.began - row.waited)
+            for kind, until in (("idle", waiting_from), ("wait", max(at, row.began)), ("work", max(at, row.ended))):
+                self._add(kind, at, until)
+                at = until
+        width = sum(stretch.width for stretch in self.stretches) or 1.0
+        limits = [self._along(row.began) + row.limit for row in rows]
+        self._scale = (CHART_PX - 16) / max([limit for limit in limits if limit <= 1.6 * width] + [width * (1.08 if max(limits) > 1.6 * width else 1.0)])
+
+    def _add(self, kind: str, began: float, ended: float) -> None:
+        if ended > began:
+            is_long = ended - began > self._longest.get(kind, float("inf"))
+            self.stretches.append(Stretch(kind, began, ended, self._short[kind] if is_long else ended - began))
+
+    def _along(self, second: float) -> float:
+        passed = 0.0
+        for stretch in self.stretches:
+            if second <= stretch.ended:
+                return passed + stretch.width * max(0.0, second - stretch.began) / (stretch.ended - stretch.began)
+            passed += stretch.width
+        return passed
+
+    def x(self, second: float) -> float:
+        return round(8 + self._along(second) * self._scale, 1)
+
+    def length(self, seconds: float) -> float:
+        """Of so much work."""
+        return round(seconds * self._scale, 1)
+
+    def ticks(self) -> Iterator[float]:
+        """Seconds to be named: where work begins after something else, and round ones in between, none close to another."""
+        work = sum(stretch.width for stretch in self.stretches) or 1.0
+        step, last = next((step for step in TICKS_S if step * 8 >= work), TICKS_S[-1]), -100.0
+        for stretch in self.stretches:
+            first = [stretch.began] if stretch.kind == "work" else []
+            count = 0 if stretch.is_cut else min(100, int(stretch.ended // step) - int(stretch.began // step))
+            for second in first + [(int(stretch.began // step) + number) * step for number in range(1, count + 1)]:
+                if self.x(second) - last >= 64 and second >= 0:
+                    yield second
+                    last = self.x(second)
+
+
+TICKS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400]
+
+
+def timeline(task: Mapping[str, Any], details: Mapping[str, Any], anchor: str, share: Share) -> Html:
+    rows, is_known = timeline_rows(task["attempts"], details["attempts"], share.spans)
+    axis, height = Axis(rows), len(rows) * ROW_PX + 34
+    shapes = [shape for number, row in enumerate(rows) for shape in row_shapes(row, axis, number * ROW_PX)]
+    told = [f"{row_words(row)}." for row in rows] + cut_words(axis)
+    told += [] if is_known else ["When the attempts began is not known, so they are drawn one right after the other."]
+    left_out = len(task["attempts"]) - len(rows)
+    told += [f"{plural(left_out, 'attempt')} in between {'is' if left_out == 1 else 'are'} left out."] if left_out else []
+    title = f"Timeline of task {task['number']}: {plural(len(task['attempts']), 'attempt')} in seconds from the first start"
+    return fill("chart", number=task["number"], anchor=f"{anchor}-time", width=CHART_PX, height=height, title=title, desc=" ".join(told),
+                 caption=" ".join([TIMELINE_LEGEND, *told[len(rows):]]),
+                 shapes=joined(axis_shapes(axis, height) + shapes))
+
+
+MOST_ROWS = 40                        # of a task's timeline: the first and the last attempts
+
+
+def timeline_rows(attempts: Sequence[Mapping[str, Any]], details: Sequence[Mapping[str, Any]], most_spans: int) -> Tuple[List[Row], bool]:
+    """And whether it is known when they began: states of earlier versions and replays do not say, and a clock may have been set back."""
+    if len(attempts) > MOST_ROWS:
+        attempts, details = ([*some[:MOST_ROWS // 2], *some[-MOST_ROWS // 2:]] for some in (attempts, details))
+    starts = [more.get("began_at", 0.0) for more in details]
+    is_known = all(starts) and starts == sorted(starts)
+    rows: List[Row] = []
+    for attempt, more, start in zip(attempts, details, starts):
+        waited = more.get("waited", 0.0)
+        began = start - starts[0] if is_known else rows[-1].ended + waited if rows else 0.0
+        spans = sorted(more.get("spans", ()), key=lambda span: span["began"] - span["ended"])[:most_spans]
+        rows.append(Row(attempt, began, attempt["duration"], more.get("checked", 0.0), waited, attempt["timeout"] or 0.0, spans))
+    return rows, is_known
+
+
+def row_words(row: Row) -> str:
+    """"Attempt 2 (all met): 12.3 s of 1 min, after a wait of 5.0 s, 3 tool calls of which 1 failed, judged in 0.25 s"."""
+    failed = sum(span["failed"] for span in row.spans)
+    parts = [f"Attempt {row.attempt['number']} ({attempt_look(row.attempt)['word']}): {of_limit(row.attempt)}"]
+    parts += [f"after a wait of {time_words(row.waited)}"] if row.waited else []
+    parts += [plural(len(row.spans), "tool call") + (f" of which {failed} failed" if failed else "")] if row.spans else []
+    parts += [f"judged in {time_words(row.checked)}"] if row.checked >= 0.05 else []
+    return ", ".join(parts)
+
+
+def cut_words(axis: Axis) -> List[str]:
+    cut = [stretch for stretch in axis.stretches if stretch.is_cut]
+    idle = [time_words(stretch.ended - stretch.began) for stretch in cut if stretch.kind == "idle"]
+    waits = [time_words(stretch.ended - stretch.began) for stretch in cut if stretch.kind == "wait"]
+    return ([f"Cut out, because nothing ran: {', '.join(idle)}."] if idle else []) + (
+        [f"Drawn shorter than it was, a wait of {', '.join(waits)}."] if waits else [])
+
+
+def axis_shapes(axis: Axis, height: int) -> List[Html]:
+    base, shapes = height - 26, []
+    for second in axis.ticks():
+        shapes += [fill("path", look="axis", d=f"M{axis.x(second)} 0V{base}"),
+                   fill("word", look="faint", x=axis.x(second), y=height - 8, anchor="start", text=tick_words(second))]
+    for stretch in axis.stretches:
+        if stretch.is_cut and stretch.kind == "idle":
+            x = (axis.x(stretch.began) + axis.x(stretch.ended)) / 2
+            shapes.append(fill("path", look="cut", d=f"M{x - 2:.1f} 0V{base}M{x + 2:.1f} 0V{base}"))
+    return shapes
+
+
+def tick_words(second: float) -> str:
+    return f"{second:g} s" if second < 100 and second == round(second, 1) else time_words(second)
+
+
+def row_shapes(row: Row, axis: Axis, top: int) -> List[Html]:
+    y, x, width = top + 22, axis.x(row.began), max(2.0, axis.length(row.duration))
+    shapes = [fill("word", look="", x=8, y=top + 15, anchor="start", text=shorten(row_words(row), 130))]
+    if row.waited:
+        before = axis.x(row.began - row.waited)
+        shapes.append(block("wait", before, y + 4, x - before, BAR_PX - 8, f"waited {time_words(row.waited)}"))
+        if any(stretch.is_cut and stretch.kind == "wait" and stretch.ended == row.began for stretch in axis.stretches):
+            middle = (before + x) / 2
+            shapes.append(fill("path", look="torn", d=f"M{middle - 6:.1f} {y + BAR_PX}l6 -{BAR_PX}m4 0l-6 {BAR_PX}"))
+    shapes.append(block("bar", x, y, width, BAR_PX, row_words(row)))
+    for span in sorted(row.spans, key=lambda span: span["began"]):
+        shapes += span_shapes(span, row, axis, y)
+    if row.checked:
+        shapes.append(block("check", x + width, y + 6, max(1.0, axis.length(row.checked)), BAR_PX - 12, f"judged in {time_words(row.checked)}"))
+    return shapes + limit_shapes(row, axis, x, y)
+
+
+def block(look: str, x: float, y: float, width: float, height: float, title: str) -> Html:
+    return fill("rect", look=look, x=round(x, 1), y=round(y, 1), width=round(max(0.5, width), 1), height=height, title=title)
+
+
+def span_shapes(span: Mapping[str, Any], row: Row, axis: Axis, y: float) -> List[Html]:
+    """A tool call; one that failed is hollow and crossed."""
+    began, ended = (min(max(0.0, span[name]), row.duration) for name in ("began", "ended"))
+    x, width = axis.x(row.began) + axis.length(began), max(2.0, axis.length(max(0.0, ended - began)))
+    title = f"{span['what']}, {time_words(max(0.0, span['ended'] - span['began']))}" + (", failed" if span["failed"] else "")
+    shapes = [block("span failed" if span["failed"] else "span", x, y + 4, width, BAR_PX - 8, title)]
+    middle = x + width / 2
+    return shapes + ([fill("path", look="cross", d=f"M{middle - 4:.1f} {y + 6}l8 8m0 -8l-8 8")] if span["failed"] else [])
+
+
+def limit_shapes(row: Row, axis: Axis, x: float, y: float) -> List[Html]:
+    """An outline up to the limit; open at the edge, with an arrow and the number, where that lies far beyond the rest."""
+    end, edge, low = x + axis.length(row.limit), CHART_PX - 8, y + BAR_PX + 3
+    if not row.limit:
+        return []
+    if end <= edge + 1:
+        return [fill("path", look="limit", d=f"M{x} {y - 3}H{min(end, edge):.1f}V{low}H{x}Z")]
+    return [fill("path", look="limit", d=f"M{edge} {y - 3}H{x}V{low}H{edge}"), fill("path", look="torn", d=f"M{edge - 5} {y + 5}l6 5l-6 5"),
+            fill("word", look="faint", x=edge, y=y - 7, anchor="end", text=f"limit {describe_span(row.limit)}, beyond the edge")]
+
+
+# -- what Claude said and did in it
+
+class Shown(NamedTuple):
+    """Something that was said or done, cut to what is shown of it."""
+    who: str                          # Claude, a subagent, or the CLI
+    text: str
+    call: str = ""                    # of a tool call, what it is
+    returned: str = ""
+    outcome: str = ""                 # a word of LOOKS, or "failed"
+
+    @property
+    def size(self) -> int:
+        return 400 + len(self.text) + len(self.call) + len(self.returned)   # with its markup
+
+
+class Excerpt:
+    """The first and the last of a transcript's items, half of the given characters each."""
+
+    def __init__(self, limit_chars: int):
+        self.first: Dict[str, Shown] = {}
+        self.last: Dict[str, Shown] = {}
+        self.items = self.left_out = self.broken = self.oversized = self.skipped_bytes = 0
+        self._most_chars = max(200, min(SHOWN_CHARS, limit_chars // 6))
+        self._half = limit_chars // 2
+        self._room = {"first": self._half, "last": self._half}
+
+    @property
+    def is_half_full(self) -> bool:
+        return self._room["first"] <= 0
+
+    def see(self, line: bytes) -> None:
+        events = read_events(line.decode("utf-8", "replace"))
+        self.broken += not events and bool(line.strip())
+        for event in events:
+            if event["type"] == "assistant":
+                self._assistant(event)
+            elif event["type"] == "user":
+                self._returned(event)
+
+    def _assistant(self, event: Mapping[str, Any]) -> None:
+        message = as_mapping(event.get("message"))
+        told_by_cli = message.get("model") == "<synthetic>" or bool(event.get("error"))
+        who = "Claude Code" if told_by_cli else "A subagent" if event.get("parent_tool_use_id") else "Claude"
+        for block in blocks_of(message):
+            if block.get("type") == "text":
+                self._put(f"text {self.items}", Shown(who, self._cut(str(block.get("text", "")))))
+            elif block.get("type") == "tool_use":
+                given = as_mapping(block.get("input"))
+                call = describe_call(ToolCall(str(block.get("name")), given))
+                self._put(f"call {block.get('id')}", Shown(who, self._cut(input_text(given)), shorten(call, 200), "", "not known"))
+
+    def _returned(self, event: Mapping[str, Any]) -> None:
+        for block in blocks_of(as_mapping(event.get("message"))):
+            if block.get("type") == "tool_result":
+                key = f"call {block.get('tool_use_id')}"
+                done = with_result(ToolCall("", {}), block, as_mapping(event.get("tool_use_result")))
+                outcome = "in the background" if done.background else {True: "failed", False: "ok", None: "not known"}[done.failed]
+                held = self.first.get(key) or self.last.get(key) or Shown("Claude", "", "What an earlier call returned")
+                self._put(key, held._replace(returned=self._cut(str(done.returned)), outcome=outcome))
+
+    def _cut(self, text: str) -> str:
+        return cut_text(text, self._most_chars)
+
+    def _put(self, key: str, item: Shown) -> None:
+        name = "first" if key in self.first or (key not in self.last and not self.is_half_full) else "last"
+        part: Dict[str, Shown] = getattr(self, name)
+        self.items += key not in part
+        self._room[name] -= item.size - (part[key].size if key in part else 0)
+        part[key] = item
+        while self._room["last"] < 0 and len(self.last) > 1:
+            oldest = next(iter(self.last))
+            self._room["last"] += self.last.pop(oldest).size
+            self.left_out += 1
+
+
+def input_text(given: Mapping[str, Any]) -> str:
+    def told(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    return "\n".join(f"{name}:\n{told(value)}" if "\n" in told(value) else f"{name}: {told(value)}" for name, value in given.items())
+
+
+def cut_text(text: str, limit_chars: int) -> str:
+    """The text without secrets; of a longer one its beginning and end, and how much was left out between them."""
+    if len(text) <= limit_chars:
+        return own_mask()(text)
+    half = limit_chars // 2
+    beginning, end = own_mask()(text[:half + SECRET_END_CHARS])[:half], own_mask()(text[-half - SECRET_END_CHARS:])[-half:]
+    return f"{beginning}\n[… {len(text) - 2 * half:,} characters are left out here …]\n{end}"
+
+
+def lines_of(file: Any, excerpt: Excerpt) -> Iterator[bytes]:
+    """The lines from here on, without those that are too long, which are counted."""
+    for line in iter(lambda: file.readline(EVENT_BYTES), b""):
+        if len(line) < EVENT_BYTES or line.endswith(b"\n"):
+            yield line
+            continue
+        excerpt.oversized += 1
+        while line and not line.endswith(b"\n"):
+            line = file.readline(EVENT_BYTES)
+
+
+def read_excerpt(path: str, limit_chars: int) -> Excerpt:
+    """Of a long transcript only its beginning and its end are read. Raises OSError."""
+    excerpt, size = Excerpt(limit_chars), os.stat(path).st_size
+    with open(path, "rb") as file:
+        for line in lines_of(file, excerpt):
+            excerpt.see(line)
+            if excerpt.is_half_full or file.tell() > TRANSCRIPT_BYTES:
+                break
+        ending = size - min(TRANSCRIPT_BYTES, max(65536, 16 * limit_chars))
+        if file.tell() < ending:
+            excerpt.skipped_bytes = ending - file.tell()
+            file.seek(ending)
+            next(lines_of(file, excerpt), None)   # the rest of a line
+        for line in lines_of(file, excerpt):
+            excerpt.see(line)
+    return excerpt
+
+
+def story(path: str, limit_chars: int, number: int) -> Html:
+    """What Claude said and did, folded; where it cannot be told, why."""
+    if not os.path.isfile(path):
+        return fill("told", text=f"What Claude said and did is not known: its transcript {path or ''} is not there (any more)."
+                                 if path else "What Claude said and did was not kept.")
+    try:
+        excerpt = read_excerpt(path, limit_chars)
+    except OSError as error:
+        return fill("told", text=f"What Claude said and did is not known: its transcript {path} cannot be read ({error.strerror}).")
+    shown = [*excerpt.first.values(), *excerpt.last.values()]
+    calls = sum(bool(item.call) for item in shown)
+    whole = "" if not (excerpt.left_out or excerpt.skipped_bytes) else ", the first and last of them"
+    label = f"What Claude said and did in attempt {number}: {plural(len(shown) - calls, 'text')}, {plural(calls, 'tool call')}{whole}"
+    gap = left_out_words(excerpt)
+    return fill("story", label=label, path=fill("told", text=f"Transcript: {path}"), first=joined(map(item_markup, excerpt.first.values())),
+                gap=fill("told", text=gap) if gap else "", last=joined(map(item_markup, excerpt.last.values())))
+
+
+def left_out_words(excerpt: Excerpt) -> str:
+    parts = [plural(excerpt.left_out, "item")] if excerpt.left_out else []
+    parts += [f"{excerpt.skipped_bytes / 2 ** 20:.1f} MiB that were not read"] if excerpt.skipped_bytes else []
+    parts += [f"{plural(excerpt.oversized, 'line')} of more than {EVENT_BYTES // 1024} KiB"] if excerpt.oversized else []
+    parts += [f"{plural(excerpt.broken, 'line')} that cannot be read as events"] if excerpt.broken else []
+    return f"Left out: {', '.join(parts)}. The transcript has all." if parts else ""
+
+
+def item_markup(item: Shown) -> Html:
+    if not item.call:
+        return fill("said", who=item.who, text=item.text)
+    return fill("call", who=item.who, call=item.call + (" (a subagent's)" if item.who == "A subagent" else ""), text=item.text or "nothing",
+                returned=item.returned or "nothing that is known", badge=badge(item.outcome))
+
+
 # ---- JUnit: outcomes -> the XML that CI systems show. A suite a spec, a case a criterion. ----
 
 class Case(NamedTuple):
@@ -8432,7 +9201,7 @@ def print_markdown(document: Mapping[str, Any]) -> None:
 
 # ---- Jobs: which specs are run, with which options, and which run is gone on with ----
 
-PAGES: Mapping[str, Callable[[Sequence[Outcome]], Iterable[str]]] = {"junit": junit_page}   # what the options of these names write
+PAGES: Mapping[str, Callable[[Sequence[Outcome]], Iterable[str]]] = {"report": report_page, "junit": junit_page}   # what the options of these names write
 
 
 def pages_of(options: Options) -> Dict[str, str]:
