@@ -5,7 +5,7 @@ VENV   := $(TOOLS)/venv
 STAMP  := $(VENV)/installed
 ARGS   ?=
 
-.PHONY: help demo test conformance fuzz bench clean
+.PHONY: help demo test conformance fuzz bench pictures clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ bench: $(STAMP) $(TOOLS)/bench/installed  ## how fast everything is and what it 
 	$(VENV)/bin/python tests/bench/growth.py
 	$(VENV)/bin/python tests/bench/specs.py
 	$(VENV)/bin/python tests/bench/limits.py
+
+pictures: $(STAMP)  ## the README's pictures, from a real run of the real Claude CLI (which .ci/run installs) with scripted answers
+	$(VENV)/bin/python tests/pictures.py
 
 # Peers that the tests need none of: the Python SDK, and Debian's websocketd, which is left out where it can't be installed.
 $(TOOLS)/bench/installed: tests/bench/requirements.txt

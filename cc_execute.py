@@ -2618,7 +2618,7 @@ def looks_like_path(word: str) -> bool:
     return "/" in word or word.lower() in BARE_NAMES or bool(re.fullmatch(r"(?:[\w@+~-][\w.@+~-]*)?\.[A-Za-z][\w.-]{0,15}", word))
 
 
-COUNTED = Pattern(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?"
+COUNTED_THINGS = Pattern(r"(?:at (?:least|most) |exactly |only )?\d+ (?:\w+ )?(?:lines?|rows?|columns?|tests?|functions?|class(?:es)?"
                   r"|files?"
                   r"|sections?|items?|entr(?:y|ies)|imports?|words?|numbers?|records?)\b", re.I)
 FILE_NAME = Pattern(r"(?!(?:Node|Vue|Next|Nuxt|React|Express|D3|Three|Socket)\.)[\w@+~-][\w.@+~/-]*\."
@@ -2682,7 +2682,7 @@ def read_targets(segment: str) -> Optional[Targets]:
     if any(map(CLAUSE.match, clauses)) or re.search(r"\bbut (?:not|no)\b", segment):
         return None                   # "x and does not contain y" says two things
     phrases = [read_phrase(group) for group in groups if group]
-    counts = COUNTED.match(segment) and not any(token.quoted for token in tokens)
+    counts = COUNTED_THINGS.match(segment) and not any(token.quoted for token in tokens)
     if not phrases or {"or", "and"} <= links or counts:
         return None                   # "11 lines" is counted, not searched
     texts, literal, described = zip(*phrases)
@@ -8729,6 +8729,137 @@ def paint(text: str, colour: str, stream: Any) -> str:
     return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if wanted and colour else text
 
 
+def stdout_columns() -> int:
+    """Of the terminal that stdout is; a log has room for any line of a table."""
+    with contextlib.suppress(OSError, ValueError):
+        return (os.get_terminal_size(sys.stdout.fileno()).columns or 100) - 1
+    return 99
+
+
+def task_summary(result: TaskResult) -> str:
+    """"passed (2 proved) in 1.2 s of 45 s, 1 attempt, $0.0007"."""
+    last = result.attempts[-1]
+    proof = tally([verdict.confidence for verdict in last.verdicts if verdict.met]) if last.verdicts else "nothing was checked"
+    proof = "" if last.error or (last.verdicts and result.status != "passed") else proof
+    cost = total_cost(result.attempts)
+    unknown = any(attempt.paid_usd is None for attempt in result.attempts)
+    words = paint(result.status, "green" if result.status == "passed" else "red", sys.stdout) + (f" ({proof})" if proof else "")
+    return f"  {words} in {last.duration:.1f} s of {last.timeout:g} s, {plural(len(result.attempts), 'attempt')}" + told_cost(cost, unknown)
+
+
+def told_cost(cost: Optional[float], unknown: bool) -> str:
+    known = "" if cost is None else f", ${cost:.4f}"
+    return known + (f"{' and' if known else ','} a cost that is not known" if unknown else "")
+
+
+def run_summary(document: Mapping[str, Any]) -> str:
+    tasks = document["tasks"]
+    good = sum(task["success"] for task in tasks)
+    skipped = sum(task["status"] == "skipped" for task in tasks)
+    cost = document["cost_usd"]
+    unknown = any("what it cost is not known" in warning for warning in document["warnings"])
+    return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
+            + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown))
+
+
+def whereabouts(outcome: Outcome) -> Iterator[str]:
+    """Where to look, and how to go on."""
+    yield f"Transcripts and result: {outcome.document['output_dir']}"
+    if outcome.status in (3, 4) or outcome.status >= 128:
+        yield "To go on where this ended: the same command with --resume"
+
+
+SOURCES = {"option": "--timeout", "history": "from the history", "default": "estimated"}
+
+
+def print_plan(document: Mapping[str, Any], spec: Spec, options: Options, mask: Callable[[str], str]) -> None:
+    """A dry run's page: how each task was read and from which lines, what would be run, and how each criterion would be checked."""
+    def show(text: str) -> None:
+        print(mask(text))
+
+    warnings = document["warnings"]
+    told = f", {plural(len(warnings), 'warning')} below" if warnings else ""
+    show(f"{printable(document['spec'])}: {plural(len(document['tasks']), 'task')}{told}; nothing is run")
+    for task, plan in zip(chosen_tasks(spec, options), document["tasks"]):
+        title = f"Task {task.number}" + (f": {shorten(task.title, 100)}" if task.title else "")
+        show(f"\n{paint(title, 'bold', sys.stdout)} (line {task.line})")
+        for name, value in plan_rows(task, plan, options):
+            show(f"  {name:<11} {value}")
+        for number, (criterion, line) in enumerate(zip(plan["criteria"], task.criteria_lines), 1):
+            show(f"  {number:>2}. {shorten(criterion['text'], 400)} (line {line})")
+            show(f"      {paint(criterion['kind'] + ': ' + shorten(criterion['check'], 400), 'dim', sys.stdout)}")
+        for command in dict.fromkeys(criterion["command"] for criterion in plan["criteria"] if "command" in criterion):
+            show(f"  {'will be run':<11} {shorten(command, 400)}")
+    if spec.outside:
+        ranges = [f"{first}-{last}" if last > first else str(first) for first, last in spec.outside]
+        show(f"\nin no task: line{'s' if len(ranges) > 1 or '-' in ranges[0] else ''} {', '.join(ranges)}")
+    for warning in warnings:
+        show(f"{paint('warning', 'yellow', sys.stdout)}: {warning}")
+
+
+def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator[Tuple[str, str]]:
+    """A task's reading as names and values, each with where it comes from."""
+    def source(name: str, otherwise: str = "") -> str:
+        return f" (line {task.lines[name]})" if name in task.lines else otherwise
+
+    rows = printable(task.prompt).split("\n")
+    if len(rows) > 12:
+        rows[8:-3] = [f"… {len(rows) - 11} lines left out …"]
+    yield "prompt", f"\n{'':14}".join(row if len(row) <= 300 else f"{row[:200]} … {row[-80:]}" for row in rows)
+    basis = f": {plan['timeout_basis']}" if plan["timeout_basis"] else ""
+    limit = source("timeout") if plan["timeout_source"] == "spec" else f" ({SOURCES[plan['timeout_source']]}{basis})"
+    yield "time limit", f"{plan['timeout']:g} s{limit}"
+    retries = choose_retries(task, options)
+    if retries:
+        yield "retries", f"up to {retries}" + (f": {shorten(task.retry_strategy, 200)}{source('retry')}" if task.retry_strategy else "")
+    yield "tools", ", ".join(plan["tools"]) + source("tools", " (by the task's words)")
+    yield "directory", printable(plan["cwd"]) + source("directory")
+    for name in ("model", "max_turns", "budget"):
+        value = getattr(task, name)
+        if value is not None:
+            wins = getattr(options, name) == value
+            shown = f"${value:g}" if name == "budget" else f"{value}"
+            yield name.replace("_", " "), shown + (f" (--{name.replace('_', '-')})" if wins else source(name))
+    words = [shorten(word, 40) if word == task.prompt else word for word in plan["command"]]
+    yield "agent", shlex.join(words) + ("" if task.prompt in plan["command"] else "  (the prompt goes in by standard input)")
+
+
+def print_stats(document: Mapping[str, Any]) -> None:
+    """The metrics for people: over all, by spec, and by each spec's versions."""
+    graduated = ", GRADUATED" if document["graduated"] else f", not graduated yet ({GRADUATION} successes, and {GRADUATION} for each failure)"
+    print(f"Success/Failure ratio: {document['ratio']}{graduated}\nLast updated: {document['last_updated'] or 'never'}")
+    versions: Dict[str, List[Mapping[str, Any]]] = {}
+    for version in document["versions"]:
+        versions.setdefault(version["spec"], []).append(version)
+    for row in document["specs"]:
+        print(f"\n{shorten(row['spec'], 1000)}: {row['ratio']}{', GRADUATED' if row['graduated'] else ''}{told_figures(row)}")
+        for version in versions[row["spec"]]:
+            print(f"  v{version['number']} {version['version']} since {version['since']}: {version['result']} in "
+                  f"{plural(version['runs'], 'run')}{told_figures(version)}\n     {version['change']}")
+
+
+def told_figures(row: Mapping[str, Any]) -> str:
+    """", typically 9.5 s of 60 s, $0.1200, errors: 2 timeout, 1 criteria"."""
+    limit = f" of {row['timeout']:g} s" if row["timeout"] else ""
+    cost = f", ${row['cost_usd']:.4f}" if row["cost_usd"] is not None else ""
+    errors = ", ".join(f"{count} {kind}" for kind, count in row["errors"].items())
+    return f", typically {row['typical_duration']:g} s{limit}{cost}" + (f", failures: {errors}" if errors else "")
+
+
+def print_markdown(document: Mapping[str, Any]) -> None:
+    """The metrics as the seed's block, ready to be pasted into a spec."""
+    several = len(document["specs"]) > 1
+    rows = [(f"{row['spec']} v{row['number']}" if several else f"v{row['number']}", row["change"], row["result"]) for row in document["versions"]]
+    if document["graduated"]:
+        rows.append(("Final", f"Achieved {document['ratio']} ratio, ready for graduation", "Graduated ✅"))
+    table = [[shorten(cell, 1000).replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(("Version", "Change & Reason", "Result"), *table)]
+    print(f"{MARKDOWN_TITLE}\n- **Success/Failure Ratio**: {document['ratio']}{' ✅ GRADUATED!' if document['graduated'] else ''}")
+    print(f"- **Last Updated**: {(document['last_updated'] or 'never')[:10]}\n- **Evolution History**:")
+    for row in (["Version", "Change & Reason", "Result"], [":" + "-" * (width - 1) for width in widths], *table):
+        print("  | " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
+
+
 def verdict_line(verdict: Verdict) -> str:
     return told_criterion(**verdict_document(verdict))
 
@@ -8739,7 +8870,18 @@ def told_criterion(text: str, met: bool, confidence: str, evidence: str, kind: s
     mark, colour = ("met    ", "green") if met else ("not run", "yellow") if not_run else ("NOT MET", "red")
     evidence = evidence[len(NEVER_RAN):] if not_run else evidence[len("judged: "):] if evidence.startswith("judged: ") else evidence
     told = evidence if not_run else f"{confidence if met else 'found'}: {evidence}"
-    return f"  {paint(mark, colour, sys.stdout)}  {shorten(text, 300)}\n           {told}"
+    return f"  {paint(mark, colour, sys.stdout)}  {hanging(shorten(text, 300))}\n{BELOW_MARK}{hanging(told)}"
+
+
+BELOW_MARK = " " * 11                  # before what stands below a mark
+
+
+def hanging(text: str) -> str:
+    """On a terminal, lines as wide as it is, all behind the margin; in a log the text as it is, in one line."""
+    if not sys.stdout.isatty():
+        return text
+    columns = max(20, stdout_columns() - len(BELOW_MARK))
+    return f"\n{BELOW_MARK}".join(textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False))
 
 
 def tally(met: Sequence[str]) -> str:
@@ -8807,8 +8949,7 @@ def told_count(count: float) -> str:
 
 def live_figures(now: Live) -> Dict[str, str]:
     """The figures of a live line by what they are, as they stand in it."""
-    part = now.elapsed / now.limit if now.limit else 0.0
-    filled = min(BAR_CELLS, round(BAR_CELLS * part))
+    filled = round(BAR_CELLS * min(1.0, now.elapsed / now.limit)) if now.limit else 0
     return {"bar": "█" * filled + "░" * (BAR_CELLS - filled) if now.limit else "", "time": told_time(now.elapsed, now.limit) if now.limit else "",
             "attempt": f"attempt {now.attempt}" if now.attempt else "", "tokens": f"{told_count(now.tokens)} tok" if now.tokens else "",
             "cost": f"${now.cost_usd:.3f}" if now.cost_usd else ""}
@@ -8994,7 +9135,7 @@ class Terminal(Observer):
 
     def run_ended(self, outcome: Outcome) -> None:
         if outcome.document["output_dir"]:   # else it was not begun
-            self.print("\n".join([*task_table(outcome.document), run_summary(outcome.document), *whereabouts(outcome)]))
+            self.print("\n".join([*summary_table(outcome), run_summary(outcome.document), *whereabouts(outcome)]))
 
 
 class QuietTerminal(Terminal):
@@ -9016,42 +9157,42 @@ class VerboseTerminal(Terminal):
         self._begun: Dict[str, Tuple[str, float]] = {}
 
     def said(self, text: str) -> None:
-        self._tell("Claude ", "bold", f"\n{'':11}".join(printable(text.strip()).split("\n")))
+        self._tell("Claude ", "bold", f"\n{BELOW_MARK}".join(printable(text.strip()).split("\n")))
 
     def called(self, call_id: str, call: ToolCall) -> None:
-        self._begun[call_id] = (describe_call(call, SHOWN_CHARS), time.monotonic())
+        self._begun[call_id] = (describe_call(call, CALL_CHARS), time.monotonic())
         self._tell("tool   ", "dim", self._begun[call_id][0])
 
     def returned(self, call_id: str, call: ToolCall) -> None:
         """What it returned is shown of commands, of others only if they failed."""
-        what, began = self._begun.pop(call_id, (describe_call(call, SHOWN_CHARS), time.monotonic()))
+        what, began = self._begun.pop(call_id, (describe_call(call, CALL_CHARS), time.monotonic()))
         mark, colour = ("failed ", "red") if call.failed else ("done   ", "green")
         shown = telling_end(call.output) if call.failed or call.name == "Bash" else ""
-        self._tell(mark, colour, f"{shorten(what, 60)} ({time.monotonic() - began:.1f} s)" + (f"\n{'':11}{shown}" if shown else ""))
+        self._tell(mark, colour, f"{shorten(what, 60)} ({time.monotonic() - began:.1f} s)" + (f"\n{BELOW_MARK}{shown}" if shown else ""))
 
     def _tell(self, mark: str, colour: str, text: str) -> None:
         self.screen.show(f"  {paint(mark, colour, sys.stderr)}  {text}", sys.stderr)
 
 
-SHOWN_CHARS = 200                     # of a tool's command or path
+CALL_CHARS = 200                     # of a tool's command or path
 
 
 # -- summaries
 
-def task_table(document: Mapping[str, Any]) -> List[str]:
+def summary_table(outcome: Outcome) -> List[str]:
     """The tasks of a run, if there are several: what became of each, in how many attempts, how long the last one took, and what all cost."""
-    if len(document["tasks"]) < 2:
+    tasks = outcome.document["tasks"]
+    if len(tasks) < 2:
         return []
-    rows = [["", "task", "result", "attempts", "time", "cost"], *(task_row(task) for task in document["tasks"])]
+    rows = [["", "task", "result", "attempts", "time", "cost"], *(summary_row(task, details["prompt"]) for task, details in zip(tasks, outcome.details))]
     widths = [max(map(cells, column)) for column in zip(*rows)]
     widths[1] = max(10, min(widths[1], stdout_columns() - sum(widths) + widths[1] - 2 * len(widths)))
-    colours = ["dim", *("green" if task["success"] else "yellow" if task["status"] == "skipped" else "red" for task in document["tasks"])]
+    colours = ["dim", *("green" if task["success"] else "yellow" if task["status"] == "skipped" else "red" for task in tasks)]
     return ["", *(told_row(row, widths, colour) for row, colour in zip(rows, colours)), ""]
 
 
-def task_row(task: Mapping[str, Any]) -> List[str]:
-    attempts = task["attempts"]
-    title = shorten(task["title"] or (attempts[0]["prompt"] if attempts else ""), TITLE_CELLS)
+def summary_row(task: Mapping[str, Any], prompt: str) -> List[str]:
+    attempts, title = task["attempts"], shorten(task["title"] or prompt, TITLE_CELLS)
     costs = [attempt["cost_usd"] for attempt in attempts if attempt["cost_usd"] is not None]
     met = [criterion["confidence"] for criterion in attempts[-1]["criteria"] if criterion["met"]] if attempts else []
     proof = f" ({tally(met)})" if task["success"] and met else ""
@@ -9060,148 +9201,18 @@ def task_row(task: Mapping[str, Any]) -> List[str]:
 
 
 def told_row(row: Sequence[str], widths: Sequence[int], colour: str) -> str:
-    """Figures to the right, words to the left; the result in its colour."""
+    """Figures to the right, words to the left; the result in its colour, the heading dim."""
     texts = [fit(text, width) for text, width in zip(row, widths)]
     gaps = [" " * (width - cells(text)) for text, width in zip(texts, widths)]
-    texts[2] = paint(texts[2], colour, sys.stdout)
+    texts = [paint(text, colour, sys.stdout) if at == 2 or colour == "dim" else text for at, text in enumerate(texts)]
     aligned = [gap + text if at in (0, 3, 4, 5) else text + gap for at, (text, gap) in enumerate(zip(texts, gaps))]
     return ("  " + "  ".join(aligned)).rstrip()
 
 
-def stdout_columns() -> int:
-    """Of the terminal that stdout is; a log has room for any line of a table."""
-    with contextlib.suppress(OSError, ValueError):
-        return (os.get_terminal_size(sys.stdout.fileno()).columns or 100) - 1
-    return 99
-
-
-def task_summary(result: TaskResult) -> str:
-    """"passed (2 proved) in 1.2 s of 45 s, 1 attempt, $0.0007"."""
-    last = result.attempts[-1]
-    proof = tally([verdict.confidence for verdict in last.verdicts if verdict.met]) if last.verdicts else "nothing was checked"
-    proof = "" if last.error or (last.verdicts and result.status != "passed") else proof
-    cost = total_cost(result.attempts)
-    unknown = any(attempt.paid_usd is None for attempt in result.attempts)
-    words = paint(result.status, "green" if result.status == "passed" else "red", sys.stdout) + (f" ({proof})" if proof else "")
-    return f"  {words} in {last.duration:.1f} s of {last.timeout:g} s, {plural(len(result.attempts), 'attempt')}" + told_cost(cost, unknown)
-
-
-def told_cost(cost: Optional[float], unknown: bool) -> str:
-    known = "" if cost is None else f", ${cost:.4f}"
-    return known + (f"{' and' if known else ','} a cost that is not known" if unknown else "")
-
-
-def run_summary(document: Mapping[str, Any]) -> str:
-    tasks = document["tasks"]
-    good = sum(task["success"] for task in tasks)
-    skipped = sum(task["status"] == "skipped" for task in tasks)
-    cost = document["cost_usd"]
-    unknown = any("what it cost is not known" in warning for warning in document["warnings"])
-    return (paint(f"{good} of {plural(len(tasks), 'task')} passed", "green" if document["success"] else "red", sys.stdout)
-            + (f", {skipped} skipped" if skipped else "") + f" in {document['duration']:.1f} s" + told_cost(cost, unknown))
-
-
-def whereabouts(outcome: Outcome) -> Iterator[str]:
-    """Where to look, and how to go on."""
-    yield f"Transcripts and result: {outcome.document['output_dir']}"
-    if outcome.status in (3, 4) or outcome.status >= 128:
-        yield "To go on where this ended: the same command with --resume"
-
-
-SOURCES = {"option": "--timeout", "history": "from the history", "default": "estimated"}
-
-
-def print_plan(document: Mapping[str, Any], spec: Spec, options: Options, mask: Callable[[str], str]) -> None:
-    """A dry run's page: how each task was read and from which lines, what would be run, and how each criterion would be checked."""
-    def show(text: str) -> None:
-        print(mask(text))
-
-    warnings = document["warnings"]
-    told = f", {plural(len(warnings), 'warning')} below" if warnings else ""
-    show(f"{printable(document['spec'])}: {plural(len(document['tasks']), 'task')}{told}; nothing is run")
-    for task, plan in zip(chosen_tasks(spec, options), document["tasks"]):
-        title = f"Task {task.number}" + (f": {shorten(task.title, 100)}" if task.title else "")
-        show(f"\n{paint(title, 'bold', sys.stdout)} (line {task.line})")
-        for name, value in plan_rows(task, plan, options):
-            show(f"  {name:<11} {value}")
-        for number, (criterion, line) in enumerate(zip(plan["criteria"], task.criteria_lines), 1):
-            show(f"  {number:>2}. {shorten(criterion['text'], 400)} (line {line})")
-            show(f"      {paint(criterion['kind'] + ': ' + shorten(criterion['check'], 400), 'dim', sys.stdout)}")
-        for command in dict.fromkeys(criterion["command"] for criterion in plan["criteria"] if "command" in criterion):
-            show(f"  {'will be run':<11} {shorten(command, 400)}")
-    if spec.outside:
-        ranges = [f"{first}-{last}" if last > first else str(first) for first, last in spec.outside]
-        show(f"\nin no task: line{'s' if len(ranges) > 1 or '-' in ranges[0] else ''} {', '.join(ranges)}")
-    for warning in warnings:
-        show(f"{paint('warning', 'yellow', sys.stdout)}: {warning}")
-
-
-def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator[Tuple[str, str]]:
-    """A task's reading as names and values, each with where it comes from."""
-    def source(name: str, otherwise: str = "") -> str:
-        return f" (line {task.lines[name]})" if name in task.lines else otherwise
-
-    rows = printable(task.prompt).split("\n")
-    if len(rows) > 12:
-        rows[8:-3] = [f"… {len(rows) - 11} lines left out …"]
-    yield "prompt", f"\n{'':14}".join(row if len(row) <= 300 else f"{row[:200]} … {row[-80:]}" for row in rows)
-    basis = f": {plan['timeout_basis']}" if plan["timeout_basis"] else ""
-    limit = source("timeout") if plan["timeout_source"] == "spec" else f" ({SOURCES[plan['timeout_source']]}{basis})"
-    yield "time limit", f"{plan['timeout']:g} s{limit}"
-    retries = choose_retries(task, options)
-    if retries:
-        yield "retries", f"up to {retries}" + (f": {shorten(task.retry_strategy, 200)}{source('retry')}" if task.retry_strategy else "")
-    yield "tools", ", ".join(plan["tools"]) + source("tools", " (by the task's words)")
-    yield "directory", printable(plan["cwd"]) + source("directory")
-    for name in ("model", "max_turns", "budget"):
-        value = getattr(task, name)
-        if value is not None:
-            wins = getattr(options, name) == value
-            shown = f"${value:g}" if name == "budget" else f"{value}"
-            yield name.replace("_", " "), shown + (f" (--{name.replace('_', '-')})" if wins else source(name))
-    words = [shorten(word, 40) if word == task.prompt else word for word in plan["command"]]
-    yield "agent", shlex.join(words) + ("" if task.prompt in plan["command"] else "  (the prompt goes in by standard input)")
-
-
-def print_stats(document: Mapping[str, Any]) -> None:
-    """The metrics for people: over all, by spec, and by each spec's versions."""
-    graduated = ", GRADUATED" if document["graduated"] else f", not graduated yet ({GRADUATION} successes, and {GRADUATION} for each failure)"
-    print(f"Success/Failure ratio: {document['ratio']}{graduated}\nLast updated: {document['last_updated'] or 'never'}")
-    versions: Dict[str, List[Mapping[str, Any]]] = {}
-    for version in document["versions"]:
-        versions.setdefault(version["spec"], []).append(version)
-    for row in document["specs"]:
-        print(f"\n{shorten(row['spec'], 1000)}: {row['ratio']}{', GRADUATED' if row['graduated'] else ''}{told_figures(row)}")
-        for version in versions[row["spec"]]:
-            print(f"  v{version['number']} {version['version']} since {version['since']}: {version['result']} in "
-                  f"{plural(version['runs'], 'run')}{told_figures(version)}\n     {version['change']}")
-
-
-def told_figures(row: Mapping[str, Any]) -> str:
-    """", typically 9.5 s of 60 s, $0.1200, errors: 2 timeout, 1 criteria"."""
-    limit = f" of {row['timeout']:g} s" if row["timeout"] else ""
-    cost = f", ${row['cost_usd']:.4f}" if row["cost_usd"] is not None else ""
-    errors = ", ".join(f"{count} {kind}" for kind, count in row["errors"].items())
-    return f", typically {row['typical_duration']:g} s{limit}{cost}" + (f", failures: {errors}" if errors else "")
-
-
-def print_markdown(document: Mapping[str, Any]) -> None:
-    """The metrics as the seed's block, ready to be pasted into a spec."""
-    several = len(document["specs"]) > 1
-    rows = [(f"{row['spec']} v{row['number']}" if several else f"v{row['number']}", row["change"], row["result"]) for row in document["versions"]]
-    if document["graduated"]:
-        rows.append(("Final", f"Achieved {document['ratio']} ratio, ready for graduation", "Graduated ✅"))
-    table = [[shorten(cell, 1000).replace("\\", "\\\\").replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(("Version", "Change & Reason", "Result"), *table)]
-    print(f"{MARKDOWN_TITLE}\n- **Success/Failure Ratio**: {document['ratio']}{' ✅ GRADUATED!' if document['graduated'] else ''}")
-    print(f"- **Last Updated**: {(document['last_updated'] or 'never')[:10]}\n- **Evolution History**:")
-    for row in (["Version", "Change & Reason", "Result"], [":" + "-" * (width - 1) for width in widths], *table):
-        print("  | " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |")
-
-
 # ---- Jobs: which specs are run, with which options, and which run is gone on with ----
 
-PAGES: Mapping[str, Callable[[Sequence[Outcome]], Iterable[str]]] = {"report": report_page, "junit": junit_page}   # what the options of these names write
+# What the options of these names write.
+PAGES: Mapping[str, Callable[[Sequence[Outcome]], Iterable[str]]] = {"report": report_page, "junit": junit_page}
 
 
 def pages_of(options: Options) -> Dict[str, str]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import json
 import subprocess
 import sys
@@ -173,3 +174,14 @@ def test_an_agent_s_command_is_run_under_an_estimated_limit(bridge, stand_in, wo
 def test_a_time_limit_that_is_none_is_a_usage_error(timeout):
     with pytest.raises(cc_execute.UsageError, match="expected seconds above 0"):
         cc_execute.execute_via_websocket(["true"], timeout)
+
+
+@pytest.mark.parametrize("file", ["cc_execute.py", "ws_bridge.py"])
+def test_no_name_of_a_file_is_given_to_two_things(file):
+    """In one long file the second would take the first one's place unnoticed."""
+    tree = ast.parse((ROOT / file).read_text("utf-8"))
+    names = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))]
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        names += [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+    assert [name for name, count in collections.Counter(names).items() if count > 1] == []

@@ -3,8 +3,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import yaml
 
 import cc_execute
 from cc_execute import KINDS, LABELS, parse_spec, read_criteria
@@ -102,3 +107,26 @@ def test_the_examples_of_a_kind_are_of_that_kind():
 def test_the_figures_on_verdicts_are_those_that_are_measured(tmp_path):
     verdicts = [(case, verdict_on(case, tmp_path / str(number))) for number, case in enumerate(CASES)]
     assert figures(verdicts) in README
+
+
+# ---- The workflow for CI. ----
+
+def test_the_workflow_for_github_actions_is_one_and_its_command_runs(run_cc, stand_in, bridge, workspace):
+    workflow = yaml.safe_load(next(block for block in blocks(README) if "runs-on" in block))
+    job, = workflow["jobs"].values()
+    uses = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@v\d+", name) for name in uses) and job["timeout-minutes"] <= 360 and True in workflow   # YAML 1.1 reads "on" so
+    command = shlex.split(next(step["run"] for step in job["steps"] if "cc_execute.py" in step.get("run", "")))
+    assert command[:2] == ["python3", "cc_execute.py"]
+    (workspace / "plan.md").write_text("Task: Create a.txt\nSuccess Criteria: 1) a.txt exists\n")
+    done = run_cc(*command[2:], env=stand_in([{"write": {"path": "a.txt", "content": "x"}}]).environment)
+    wanted = {step["with"].get("report_paths") or step["with"]["path"] for step in job["steps"] if step.get("if") == "always()"}
+    assert done.returncode == 0 and wanted == {"junit.xml", "report.html"} and all((workspace / name).read_text() for name in wanted)
+
+
+def test_the_pictures_are_there_and_small():
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert pictures == [".github/terminal.svg", ".github/report.png"]
+    assert all(1000 < (ROOT / picture).stat().st_size < 500_000 for picture in pictures)
+    shown = "".join(ElementTree.parse(ROOT / pictures[0]).getroot().itertext())
+    assert "2 of 2 tasks passed" in shown and re.search(r"task 1/2: Settings · [█░]+ \d+/45 s · ", shown) and str(Path.home()) not in shown and "/tmp/" not in shown
