@@ -7860,29 +7860,27 @@ def criterion_document(criterion: Criterion) -> Dict[str, Any]:
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #fff; --ink: #1c2128; --quiet: #555e6a; --line: #d5dae1; --code: #f3f5f8;
-  --good: #0f6130; --good-on: #def5e5; --bad: #a3142a; --bad-on: #fdebed; --weak: #734a00; --weak-on: #fdf3d3; --info: #0a4fa3; --info-on: #e4effc;
-  --bar: #bcd2ef; --span: #1f5fae; --check: #8a94a1; --fail: #c2213a }
+  --good: #0f6130; --good-on: #def5e5; --bad: #a3142a; --bad-on: #fdebed; --weak: #734a00; --weak-on: #fdf3d3;
+  --info: #0a4fa3; --info-on: #e4effc; --bar: #bcd2ef; --span: #1f5fae; --check: #8a94a1; --fail: #c2213a }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #0e1217; --card: #161c23; --ink: #e4e9ef; --quiet: #a0abb8; --line: #2e3741;
-  --code: #10151b; --good: #6ad08b; --good-on: #10281a; --bad: #ff9a94; --bad-on: #34171a; --weak: #e6bb55; --weak-on: #2c230f; --info: #86bdff;
-  --info-on: #10243a; --bar: #29435f; --span: #74aef0; --check: #76818d; --fail: #ff8078 } }
+  --code: #10151b; --good: #6ad08b; --good-on: #10281a; --bad: #ff9a94; --bad-on: #34171a; --weak: #e6bb55; --weak-on: #2c230f;
+  --info: #86bdff; --info-on: #10243a; --bar: #29435f; --span: #74aef0; --check: #76818d; --fail: #ff8078 } }
 * { box-sizing: border-box }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-main, footer { max-width: 66rem; margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 2.5rem) }
-main:focus { outline: none }
+main, footer { max-width: 66rem; margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 2.5rem) } main:focus { outline: none }
 h1, h2, h3, h4, p, dl, ul { margin: 0 } h1 { font-size: clamp(1.7rem, 5vw, 2.3rem); line-height: 1.2; letter-spacing: -.01em }
 h2 { font-size: 1.3rem; margin-top: 2.5rem } h3 { font-size: 1.15rem; line-height: 1.35 } h4 { font-size: 1rem }
-h1, h2, h3, h4, p, dd, td, th, li, summary, .text { overflow-wrap: anywhere }
-a { color: var(--info) } .quiet, caption, dt, footer { color: var(--quiet) } .text { white-space: pre-wrap; min-width: 0 }
+h1, h2, h3, h4, p, dd, td, th, li, summary, .text { overflow-wrap: anywhere } a { color: var(--info) }
+.quiet, caption, dt, footer { color: var(--quiet) } .text { white-space: pre-wrap; min-width: 0 }
 :focus-visible { outline: 3px solid var(--info); outline-offset: 2px; border-radius: 4px }
 .skip { position: absolute; left: -99rem; background: var(--card); padding: .6rem 1rem; z-index: 1 } .skip:focus { left: 1rem; top: 1rem }
-.defs { position: absolute; width: 0; height: 0 }
-.answer { border-left: 6px solid; padding: 1.1rem 1.4rem; border-radius: 10px } .answer p { color: var(--ink); margin-top: .4rem }
-.good { color: var(--good); background: var(--good-on) } .bad { color: var(--bad); background: var(--bad-on) }
-.weak { color: var(--weak); background: var(--weak-on) } .info { color: var(--info); background: var(--info-on) }
-.none { color: var(--quiet); background: var(--code) }
+.defs { position: absolute; width: 0; height: 0 } .answer { border-left: 6px solid; padding: 1.1rem 1.4rem; border-radius: 10px }
+.answer p { color: var(--ink); margin-top: .4rem } .good { color: var(--good); background: var(--good-on) }
+.bad { color: var(--bad); background: var(--bad-on) } .weak { color: var(--weak); background: var(--weak-on) }
+.info { color: var(--info); background: var(--info-on) } .none { color: var(--quiet); background: var(--code) }
 .badge { display: inline-block; padding: .08rem .6rem; border-radius: 1rem; font-size: .85rem; font-weight: 600 }
 .badge.good::before { content: "✓ " / "" } .badge.bad::before { content: "✕ " / "" }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 9.5rem), 1fr)); gap: .9rem 1.5rem; margin: 1rem 0 }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 12rem), 1fr)); gap: .9rem 1.5rem; margin: 1rem 0 }
 .facts .wide { grid-column: 1 / -1 } dt { font-size: .82rem } dd { margin: 0 }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: clamp(1rem, 3vw, 1.6rem); margin-top: 1.5rem }
 .card > * + *, .attempt > * + * { margin-top: .9rem } .card.far { content-visibility: auto; contain-intrinsic-size: auto 40rem }
@@ -7892,25 +7890,31 @@ a { color: var(--info) } .quiet, caption, dt, footer { color: var(--quiet) } .te
 .box { background: var(--code); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem; font-size: .93rem }
 .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .84rem; line-height: 1.5 }
 .note { border-left: 4px solid; border-radius: 6px; padding: .6rem .9rem; font-size: .95rem } .note .text { color: var(--ink) }
-.added { border-left: 4px solid var(--info) }
-.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .93rem } caption { text-align: left; font-size: .82rem }
-th, td { text-align: left; vertical-align: top; padding: .55rem .9rem .55rem 0; border-bottom: 1px solid var(--line) } thead th { font-size: .82rem }
-tbody th { font-weight: 500 } tbody tr:last-child > * { border-bottom: 0 } .tasks { min-width: 50rem } thead th, .badge { white-space: nowrap }
+.added { border-left: 4px solid var(--info) } .scroll { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; font-size: .93rem } caption { text-align: left; font-size: .82rem; font-weight: 600 }
+th, td { text-align: left; vertical-align: top; padding: .55rem .9rem .55rem 0; border-bottom: 1px solid var(--line) }
+thead th { font-size: .82rem } tbody th { font-weight: 500 } .box + .label { margin-top: .7rem }
+tbody tr:last-child > * { border-bottom: 0 } .tasks { min-width: 50rem } thead th, .badge { white-space: nowrap }
 .verdicts td:first-child { width: 9rem }
-@media (max-width: 40rem) { .verdicts thead { position: absolute; left: -99rem } .verdicts tr { display: grid; gap: .3rem; padding: .6rem 0;
-  border-bottom: 1px solid var(--line) } .verdicts tr:last-child { border: 0 } .verdicts tr > * { border: 0; padding: 0; width: auto } }
 figure { margin: 0 } figcaption { color: var(--quiet); font-size: .82rem; margin-top: .3rem }
 .number { white-space: nowrap; font-variant-numeric: tabular-nums } .cost svg { display: block } .cost rect { fill: var(--span) }
 details > summary { cursor: pointer; padding: .35rem 0; font-weight: 500 } details details > summary { font-weight: 400 }
 .story { border-left: 2px solid var(--line); padding-left: .9rem; margin-top: .4rem } .story > * + * { margin-top: .7rem }
 .files { padding-left: 1.2rem; font-size: .93rem } .chart { display: block; width: 100%; min-width: 52rem }
-.chart text { font: 13px system-ui, sans-serif; fill: var(--ink) } .chart .faint { fill: var(--quiet) }
-.bar { fill: var(--bar) } .span { fill: var(--span); stroke: var(--card) } .span.failed { fill: var(--card); stroke: var(--fail); stroke-width: 1.5 }
-.cross { stroke: var(--fail); stroke-width: 2; fill: none } .check { fill: var(--check) } .hatch { stroke: var(--check); stroke-width: 2 }
-.wait { fill: url(#hatch); stroke: var(--check) } .torn { fill: none; stroke: var(--ink); stroke-width: 1.5 }
-.limit { fill: none; stroke: var(--quiet); stroke-dasharray: 4 3 } .axis { stroke: var(--line) } .cut { stroke: var(--quiet); stroke-dasharray: 2 3 }
-@media print { body { background: none; font-size: 10.5pt } .card, tr { break-inside: avoid-page } .card { border: 0; padding: 0 } .skip { display: none }
-  * { print-color-adjust: exact } .scroll { overflow: visible } .chart, .tasks { min-width: 0 } main { max-width: none; padding: 0 } }
+.chart text { font: 13px system-ui, sans-serif; fill: var(--ink); paint-order: stroke; stroke: var(--card); stroke-width: 4px }
+.chart .faint { fill: var(--quiet) } .bar { fill: var(--bar) } .span { fill: var(--span); stroke: var(--card) }
+.span.failed { fill: var(--card); stroke: var(--fail); stroke-width: 1.5 } .cross { stroke: var(--fail); stroke-width: 2; fill: none }
+.check { fill: var(--check) } .hatch { stroke: var(--check); stroke-width: 2 } .wait { fill: url(#hatch); stroke: var(--check) }
+.torn { fill: none; stroke: var(--ink); stroke-width: 1.5 } .limit { fill: none; stroke: var(--quiet); stroke-dasharray: 4 3 }
+.axis { stroke: var(--line) } .cut { stroke: var(--quiet); stroke-dasharray: 2 3 }
+@media (max-width: 40rem) {
+  .verdicts thead { position: absolute; left: -99rem }
+  .verdicts tr { display: grid; gap: .3rem; padding: .6rem 0; border-bottom: 1px solid var(--line) } .verdicts tr:last-child { border: 0 }
+  .verdicts tr > * { border: 0; padding: 0 } .verdicts td:first-child { width: auto } .verdicts td:last-child { color: var(--quiet) } }
+@media print {
+  body { background: none; font-size: 10.5pt } .card, tr { break-inside: avoid-page } .card { border: 0; padding: 0 } .skip { display: none }
+  * { print-color-adjust: exact } .fold::details-content { content-visibility: visible } .scroll { overflow: visible }
+  .chart, .tasks { min-width: 0 } main { max-width: none; padding: 0 } }
 """
 MARKUP: Mapping[str, str] = {
     "top": """<!doctype html>
@@ -7954,8 +7958,8 @@ MARKUP: Mapping[str, str] = {
 <thead><tr><th scope="col">No.</th><th scope="col">Task</th><th scope="col">Result</th><th scope="col">Evidence</th><th scope="col">Attempts</th>
 <th scope="col">Time</th><th scope="col">Cost</th></tr></thead><tbody>
 """,
-    "task_row": """<tr><td class="number">{number}</td><th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th><td>{badge}</td>
-<td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
+    "task_row": """<tr><td class="number">{number}</td><th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th>
+<td>{badge}</td><td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
 """,
     "bar": '<svg aria-hidden="true" focusable="false" width="90" height="8"><rect width="{width}" height="8" rx="2"/></svg>',
     "tasks_end": "</tbody></table></div></div>\n",
@@ -7976,9 +7980,9 @@ MARKUP: Mapping[str, str] = {
 <td role="cell" class="text" lang="" dir="auto">{evidence}</td></tr>
 """,
     "box": '<div><p class="label">{label}</p><div class="box text {look}" lang="" dir="auto">{text}</div></div>\n',
-    "fold": '<details><summary>{label}</summary><div class="box text {look}" lang="" dir="auto">{text}</div></details>\n',
+    "fold": '<details class="fold"><summary>{label}</summary><div class="box text {look}" lang="" dir="auto">{text}</div></details>\n',
     "files": '<div><p class="label">Files {what} ({count})</p><ul class="files">{items}</ul></div>\n',
-    "attempt": """<section class="attempt" aria-labelledby="{anchor}">
+    "attempt": """<section class="attempt">
 <div class="head"><h4 id="{anchor}">Attempt {number}</h4>{badge}</div>
 <p class="quiet">{told}</p>
 {error}{prompt}{verdicts}
@@ -8009,7 +8013,8 @@ class Html(str):
 def fill(name: str, /, **values: Any) -> Html:
     """One of MARKUP with these values, of which texts cannot become markup, nor obey as control characters."""
     from html import escape
-    return Html(MARKUP[name].format(**{key: value if isinstance(value, Html) else escape(printable(str(value))) for key, value in values.items()}))
+    safe = {key: value if isinstance(value, Html) else escape(printable(str(value))) for key, value in values.items()}
+    return Html(MARKUP[name].format(**safe))
 
 
 def joined(parts: Iterable[Html]) -> Html:
@@ -8034,9 +8039,10 @@ STANDINGS = ("proved", "judged", "weak", "not met", "not run")
 EXITS = {0: "every task passed", 1: "a task failed", 2: "bad spec or usage", 3: "the environment is not ready",
          4: "a limit takes longer than --max-wait"}
 BEFORE_IT = "The run had ended before it: what ended it stands above."
-TIMELINE_LEGEND = "Light: the agent at work. Solid: a tool call, hollow and crossed if it failed. Grey: judging. Hatched: waiting. Dashed: the time limit."
-LEGEND = ("Proved: settled by files, tool results or a command's exit code; judged: by a second Claude that can only read; weak: only words speak "
-          "for it.")
+TIMELINE_LEGEND = ("Band: the agent at work; boxes in it: tool calls, hollow and crossed if they failed. Thin bar: judging. Hatched: waiting. "
+                   "Dashed: the limit.")
+LEGEND = ("Proved: settled by files, tool results or a command's exit code; judged: by a second Claude that can only read; weak: only words "
+          "speak for it.")
 
 
 class Answer(NamedTuple):
@@ -8059,8 +8065,8 @@ def report_page(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """One page without scripts, in pieces; transcripts are read as it is written, of each only as much as it shows."""
     tasks = [task for outcome in outcomes for task in outcome.document["tasks"]]
     attempts = sum(len(task["attempts"]) for task in tasks) or 1
-    share = Share(min(TRANSCRIPT_CHARS, REPORT_CHARS // attempts), max(8, min(MOST_SPANS, MOST_SHOWN_SPANS // attempts)), len(tasks) > MANY_TASKS,
-                  len(outcomes) > 1)
+    spans = max(8, min(MOST_SPANS, MOST_SHOWN_SPANS // attempts))
+    share = Share(min(TRANSCRIPT_CHARS, REPORT_CHARS // attempts), spans, len(tasks) > MANY_TASKS, len(outcomes) > 1)
     answer = overall_answer(outcomes)
     names = ", ".join(outcome.document["spec"] for outcome in outcomes[:3]) + (", …" if len(outcomes) > 3 else "")
     yield fill("top", title=f"{answer.word}: {shorten(names, 200)} – cc_execute", style=Html(PAGE_STYLE), look=answer.look, answer=answer.word,
@@ -8087,13 +8093,17 @@ def answer_of(outcome: Outcome) -> Answer:
     good, skipped = sum(task["success"] for task in tasks), sum(task["status"] == "skipped" for task in tasks)
     told = f"{good} of {plural(len(tasks), 'task')} passed" + (f", {skipped} skipped" if skipped else "")
     told += f": {evidence_tally(last_criteria(tasks))}." if skipped < len(tasks) else "."
-    if not document["output_dir"] and skipped == len(tasks):
+    if is_unbegun(document):
         return Answer(2, "weak", "Not begun", told)
     if status > 128:
         return Answer(4, "weak", "Interrupted", told)
     if status in (3, 4):
         return Answer(status, "bad", {3: "Not ready", 4: "Stopped by a limit"}[status], told)
     return Answer(0, "good", "Passed", told) if document["success"] and not status else Answer(1, "bad", "Not passed", told)
+
+
+def is_unbegun(document: Mapping[str, Any]) -> bool:
+    return not document["output_dir"] and all(task["status"] == "skipped" for task in document["tasks"])
 
 
 def exit_words(status: int) -> str:
@@ -8124,8 +8134,8 @@ def badge(word: str) -> Html:
     return fill("badge", look=LOOKS.get(word, "bad"), word=word)
 
 
-def cost_words(cost: Optional[float]) -> str:
-    return "not known" if cost is None else f"${cost:.4f}"
+def cost_words(cost: Optional[float], what: str = "") -> str:
+    return f"{what}not known" if cost is None else f"${cost:.4f}"
 
 
 def time_words(seconds: float) -> str:
@@ -8139,8 +8149,9 @@ def of_limit(attempt: Mapping[str, Any]) -> str:
     return time_words(attempt["duration"]) + (f" of {describe_span(limit) if limit >= 1 else time_words(limit)}" if limit else "")
 
 
-def total(costs: Iterable[Optional[float]]) -> Optional[float]:
-    known = [cost for cost in costs if cost is not None]
+def total_of(attempts: Iterable[Mapping[str, Any]]) -> Optional[float]:
+    """USD, as far as it is known."""
+    known = [attempt["cost_usd"] for attempt in attempts if attempt["cost_usd"] is not None]
     return sum(known) if known else None
 
 
@@ -8148,16 +8159,23 @@ def total(costs: Iterable[Optional[float]]) -> Optional[float]:
 
 def report_spec(outcome: Outcome, anchor: str, share: Share) -> Iterator[str]:
     document, answer = outcome.document, answer_of(outcome)
-    facts = [("Started", fill("time", iso=document["started_at"], shown=document["started_at"].replace("T", " ").replace("Z", " UTC")), ""), ("Duration", time_words(document["duration"]), ""),
-             ("Cost", cost_words(document["cost_usd"]), ""), ("Exit status", exit_words(outcome.status) if answer.word != "Not begun" else "none", ""),
-             ("Output folder", fill("text", text=document["output_dir"] or "none"), "wide")]
-    spec_answer = fill("spec_answer", badge=fill("badge", look=answer.look, word=answer.word), told=answer.told)
-    yield fill("spec", anchor=anchor, name=document["spec"], answer=spec_answer if share.several else "",
-               facts=joined(fill("fact", name=name, value=value, look=look) for name, value, look in facts), warnings=warnings_note(document["warnings"]))
+    told = fill("spec_answer", badge=fill("badge", look=answer.look, word=answer.word), told=answer.told) if share.several else ""
+    yield fill("spec", anchor=anchor, name=document["spec"], answer=told, facts=spec_facts(outcome),
+               warnings=warnings_note(document["warnings"]))
     yield from task_table(document, outcome.details, anchor)
     for place, (task, details) in enumerate(zip(document["tasks"], outcome.details), 1):
         yield from report_task(task, details, f"{anchor}-task-{place}", share)
     yield Html("</section>\n")
+
+
+def spec_facts(outcome: Outcome) -> Html:
+    document = outcome.document
+    started = fill("time", iso=document["started_at"], shown=document["started_at"].replace("T", " ").replace("Z", " UTC"))
+    status = "none" if is_unbegun(document) else exit_words(outcome.status)
+    folder = fill("text", text=document["output_dir"] or "none")
+    facts = [("Started", started, ""), ("Duration", time_words(document["duration"]), ""), ("Cost", cost_words(document["cost_usd"]), ""),
+             ("Exit status", status, ""), ("Output folder", folder, "wide")]
+    return joined(fill("fact", name=name, value=value, look=look) for name, value, look in facts)
 
 
 def warnings_note(warnings: Sequence[str]) -> Html:
@@ -8165,11 +8183,12 @@ def warnings_note(warnings: Sequence[str]) -> Html:
         return Html()
     shown = list(warnings[:MOST_SHOWN_WARNINGS])
     shown += [f"and {len(warnings) - len(shown)} more"] if len(warnings) > len(shown) else []
-    return fill("warnings", count=plural(len(warnings), "warning"), items=joined(fill("item", text=cut_text(text, SHOWN_CHARS)) for text in shown))
+    items = joined(fill("item", text=cut_text(text, SHOWN_CHARS)) for text in shown)
+    return fill("warnings", count=plural(len(warnings), "warning"), items=items)
 
 
 def task_table(document: Mapping[str, Any], details: Sequence[Mapping[str, Any]], anchor: str) -> Iterator[str]:
-    costs = [total(attempt["cost_usd"] for attempt in task["attempts"]) for task in document["tasks"]]
+    costs = [total_of(task["attempts"]) for task in document["tasks"]]
     most = max((cost for cost in costs if cost), default=0.0)
     yield fill("tasks", name=document["spec"])
     for place, (task, more, cost) in enumerate(zip(document["tasks"], details, costs), 1):
@@ -8189,14 +8208,13 @@ def report_task(task: Mapping[str, Any], details: Mapping[str, Any], anchor: str
     attempts = task["attempts"]
     told = plural(len(attempts), "attempt")
     if attempts:
-        told = f"{evidence_tally(attempts[-1]['criteria'])} · {told} · {of_limit(attempts[-1])} · {cost_words(total(a['cost_usd'] for a in attempts))}"
-    criteria = attempts[-1]["criteria"] if attempts else [{"text": text, "standing": "not checked", "evidence": ""} for text in details["criteria"]]
-    is_skipped = task["status"] == "skipped"
-    label, why = "Why it was skipped" if is_skipped else "Why it was not tried again", details["note"] or (BEFORE_IT if is_skipped else "")
+        evidence, cost = evidence_tally(attempts[-1]["criteria"]), cost_words(total_of(attempts), "cost ")
+        told = f"{evidence} · {told} · {of_limit(attempts[-1])} · {cost}"
+    unjudged = [{"text": text, "standing": "not checked", "evidence": ""} for text in details["criteria"]]
+    verdicts = verdict_table(attempts[-1]["criteria"] if attempts else unjudged, "Criteria")
     yield fill("task", anchor=anchor, number=task["number"], title=task_title(task, details), badge=badge(task["status"]), told=told,
-               far="far" if share.many else "", note=fill("note", look="weak", label=label, text=why) if why else "",
-               verdicts=verdict_table(criteria, "Criteria"), prompt=text_box("Prompt", details["prompt"]),
-               files=changed_files(task["files_changed"]))
+               far="far" if share.many else "", note=ending_note(task, details), verdicts=verdicts,
+               prompt=text_box("Prompt", details["prompt"]), files=changed_files(task["files_changed"]))
     if attempts:
         yield timeline(task, details, anchor, share)
         words = added_words(details["prompt"], [attempt["prompt"] for attempt in attempts])
@@ -8204,6 +8222,13 @@ def report_task(task: Mapping[str, Any], details: Mapping[str, Any], anchor: str
             prompt = fill("box", label=label, text=cut_text(text, SHOWN_CHARS), look="added") if text else Html()
             yield from report_attempt(attempt, task, prompt, f"{anchor}-attempt-{attempt['number']}", share)
     yield fill("task_end")
+
+
+def ending_note(task: Mapping[str, Any], details: Mapping[str, Any]) -> Html:
+    is_skipped = task["status"] == "skipped"
+    why = details["note"] or (BEFORE_IT if is_skipped else "")
+    label = "Why it was skipped" if is_skipped else "Why it was not tried again"
+    return fill("note", look="weak", label=label, text=why) if why else Html()
 
 
 def verdict_table(criteria: Sequence[Mapping[str, Any]], caption: str) -> Html:
@@ -8254,7 +8279,7 @@ def report_attempt(attempt: Mapping[str, Any], task: Mapping[str, Any], prompt: 
     error, last = attempt["error"], task["attempts"][-1]
     ending = [] if attempt["exit_code"] is None else [f"exit code {attempt['exit_code']}"]
     turns = [] if attempt["num_turns"] is None else [plural(attempt["num_turns"], "turn")]
-    told = " · ".join([of_limit(attempt), cost_words(attempt["cost_usd"]), *turns, *ending])
+    told = " · ".join([of_limit(attempt), cost_words(attempt["cost_usd"], "cost "), *turns, *ending])
     differs = [verdict_key(c) for c in attempt["criteria"]] != [verdict_key(c) for c in last["criteria"]]
     yield fill("attempt", anchor=anchor, number=attempt["number"], badge=fill("badge", **attempt_look(attempt)), told=told, prompt=prompt,
                error=fill("note", look="bad", label=f"Error: {error['kind']}", text=cut_text(error["message"], SHOWN_CHARS)) if error else "",
@@ -8325,7 +8350,8 @@ class Axis:
                 at = until
         width = sum(stretch.width for stretch in self.stretches) or 1.0
         limits = [self._along(row.began) + row.limit for row in rows]
-        self._scale = (CHART_PX - 16) / max([limit for limit in limits if limit <= 1.6 * width] + [width * (1.08 if max(limits) > 1.6 * width else 1.0)])
+        near = [limit for limit in limits if limit <= 1.6 * width]   # of the others only a mark is shown, right of all else
+        self._scale = (CHART_PX - 16) / max([*near, width if len(near) == len(limits) else 1.08 * width])
 
     def _add(self, kind: str, began: float, ended: float) -> None:
         if ended > began:
@@ -8347,17 +8373,22 @@ class Axis:
         """Of so much work."""
         return round(seconds * self._scale, 1)
 
-    def ticks(self) -> Iterator[float]:
-        """Seconds to be named: where work begins after something else, and round ones in between, none close to another."""
-        work = sum(stretch.width for stretch in self.stretches) or 1.0
-        step, last = next((step for step in TICKS_S if step * 8 >= work), TICKS_S[-1]), -100.0
+    def ticks(self) -> Dict[float, str]:
+        """Seconds to be named and their names, none close to another: above all where it goes on behind a cut, from where the round ones
+        are counted."""
+        step = next((step for step in TICKS_S if step * 8 >= sum(stretch.width for stretch in self.stretches)), TICKS_S[-1])
+        bases = [0.0, *(stretch.ended for stretch in self.stretches if stretch.is_cut)]
+        named = {base: tick_words(base) for base in bases}
         for stretch in self.stretches:
-            first = [stretch.began] if stretch.kind == "work" else []
-            count = 0 if stretch.is_cut else min(100, int(stretch.ended // step) - int(stretch.began // step))
-            for second in first + [(int(stretch.began // step) + number) * step for number in range(1, count + 1)]:
-                if self.x(second) - last >= 64 and second >= 0:
-                    yield second
-                    last = self.x(second)
+            base = max((base for base in bases if base <= stretch.began), default=0.0)
+            first, last = int((stretch.began - base) // step) + 1, int((stretch.ended - base) // step)
+            for number in range(first, 0 if stretch.is_cut else min(first + 99, last) + 1):
+                named.setdefault(base + number * step, ("+" if base else "") + tick_words(number * step))
+        chosen: Dict[float, str] = {}
+        for second, told in named.items():
+            if self.x(second) <= CHART_PX - 64 and all(abs(self.x(second) - self.x(other)) >= 64 for other in chosen):
+                chosen[second] = told
+        return chosen
 
 
 TICKS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400]
@@ -8415,9 +8446,9 @@ def cut_words(axis: Axis) -> List[str]:
 
 def axis_shapes(axis: Axis, height: int) -> List[Html]:
     base, shapes = height - 26, []
-    for second in axis.ticks():
+    for second, told in axis.ticks().items():
         shapes += [fill("path", look="axis", d=f"M{axis.x(second)} 0V{base}"),
-                   fill("word", look="faint", x=axis.x(second), y=height - 8, anchor="start", text=tick_words(second))]
+                   fill("word", look="faint", x=axis.x(second), y=height - 8, anchor="start", text=told)]
     for stretch in axis.stretches:
         if stretch.is_cut and stretch.kind == "idle":
             x = (axis.x(stretch.began) + axis.x(stretch.ended)) / 2
@@ -8426,7 +8457,7 @@ def axis_shapes(axis: Axis, height: int) -> List[Html]:
 
 
 def tick_words(second: float) -> str:
-    return f"{second:g} s" if second < 100 and second == round(second, 1) else time_words(second)
+    return f"{second:.3g} s" if second < 99.95 else describe_span(second)
 
 
 def row_shapes(row: Row, axis: Axis, top: int) -> List[Html]:
@@ -8453,7 +8484,7 @@ def block(look: str, x: float, y: float, width: float, height: float, title: str
 def span_shapes(span: Mapping[str, Any], row: Row, axis: Axis, y: float) -> List[Html]:
     """A tool call; one that failed is hollow and crossed."""
     began, ended = (min(max(0.0, span[name]), row.duration) for name in ("began", "ended"))
-    x, width = axis.x(row.began) + axis.length(began), max(2.0, axis.length(max(0.0, ended - began)))
+    x, width = axis.x(row.began) + axis.length(began), max(10.0 if span["failed"] else 4.0, axis.length(max(0.0, ended - began)))
     title = f"{span['what']}, {time_words(max(0.0, span['ended'] - span['began']))}" + (", failed" if span["failed"] else "")
     shapes = [block("span failed" if span["failed"] else "span", x, y + 4, width, BAR_PX - 8, title)]
     middle = x + width / 2
@@ -8569,8 +8600,13 @@ def lines_of(file: Any, excerpt: Excerpt) -> Iterator[bytes]:
             yield line
             continue
         excerpt.oversized += 1
-        while line and not line.endswith(b"\n"):
-            line = file.readline(EVENT_BYTES)
+        skip_line(file)
+
+
+def skip_line(file: Any) -> None:
+    """Go on behind the next line break."""
+    while file.readline(EVENT_BYTES)[-1:] not in (b"\n", b""):
+        pass
 
 
 def read_excerpt(path: str, limit_chars: int) -> Excerpt:
@@ -8585,7 +8621,7 @@ def read_excerpt(path: str, limit_chars: int) -> Excerpt:
         if file.tell() < ending:
             excerpt.skipped_bytes = ending - file.tell()
             file.seek(ending)
-            next(lines_of(file, excerpt), None)   # the rest of a line
+            skip_line(file)
         for line in lines_of(file, excerpt):
             excerpt.see(line)
     return excerpt
