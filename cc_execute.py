@@ -86,6 +86,7 @@ HASH_LIMIT_BYTES = 1024 * 1024        # larger files are compared by size and ti
 SEARCH_LIMIT_BYTES = 16 * 1024 * 1024  # of one file when it is searched for a text
 UNSEEN_FOLDERS = {".git", ".hg", ".svn", "node_modules", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".tox"}
 KEPT_RUNS = 20                        # of each spec; older ones are removed
+MOST_JOBS = 48                        # side by side: a bridge takes 64 connections and processes, and other runs may use it too
 BRIDGE_IDLE_S = 30                    # a bridge that was started here ends so long after its last client and process
 BRIDGE_START_S = 15                   # a bridge that has not said where it listens by then did not start
 CANCEL_S = 15                         # so long the end of what is cancelled is waited for: the bridge's grace, and more
@@ -6699,6 +6700,42 @@ def unsaved_time(folder: str) -> float:
     return max(0.0, max(told, default=0.0) - max(saved, default=0.0))
 
 
+# -- where runs work
+
+def occupy(directory: str, who: str) -> Tuple[Any, str]:
+    """The open file whose lock says that a run works in this folder, and who came last of those that do already, "" if there is none."""
+    import fcntl
+    import hashlib
+    places = os.path.join(user_folder("XDG_STATE_HOME", ".local/state"), "workplaces")
+    os.makedirs(places, mode=0o700, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(os.path.realpath(directory))).hexdigest()[:16]
+    lock, others = open(os.path.join(places, name), "a+", opener=own_opener), ""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        others = lock.read().strip() or "another run"
+    fcntl.flock(lock, fcntl.LOCK_SH)  # held by all of them: nobody has the other lock while one is at work
+    lock.truncate(0)
+    lock.write(who)
+    lock.flush()
+    return lock, others
+
+
+def occupy_all(directories: Iterable[str], who: str, warn: Callable[[str], None], leave: contextlib.ExitStack) -> None:
+    """Say which folders this run works in until `leave` is closed, and warn of those where another one is at work already."""
+    for directory in directories:
+        try:
+            lock, other = occupy(directory, who)
+        except OSError as error:
+            warn(f"whether another run works in {directory} is not known: {error}")
+            continue
+        leave.enter_context(lock)
+        if other:
+            warn(f"another run works in {directory} too ({other}): what one writes, the other takes for its own; give each a folder, such as a "
+                 "git worktree, with --cwd")
+
+
 # -- the folders of all runs
 
 def user_folder(variable: str, fallback: str) -> str:
@@ -6817,6 +6854,40 @@ class Ledger:
         self.status = 0               # why nothing could be begun, as an exit status
 
 
+class Gate:
+    """What several runs share, so that a limit that one has met is waited for by all. When the time is over one goes first, and the others
+    only when the API has answered it: else all would meet the limit again at once."""
+
+    def __init__(self) -> None:
+        self._until, self._kind = 0.0, ""             # of the monotonic clock; the error's kind, "" if it is open
+        self._first: Any = None                       # who goes first
+        self._lock = threading.Lock()
+
+    def shut(self, seconds: float, kind: str) -> None:
+        with self._lock:
+            self._until, self._kind = max(self._until, time.monotonic() + seconds), kind
+
+    def ask(self, who: Any) -> Tuple[float, str]:
+        """Seconds to wait before one asks again, and for what; (0.0, "") for who may go."""
+        with self._lock:
+            left = self._until - time.monotonic()
+            if self._kind and (left > 0 or self._first not in (None, who)):
+                return max(left, POLL_S), self._kind
+            self._first = who if self._kind else None
+            return 0.0, ""
+
+    def open(self, who: Any) -> None:
+        """The API has answered who went first."""
+        with self._lock:
+            if self._first is who:
+                self._kind, self._first = "", None
+
+    def leave(self, who: Any) -> None:
+        """Who went first has ended, and had no answer if the gate is still not open: the next one goes first."""
+        with self._lock:
+            self._first = None if self._first is who else self._first
+
+
 class Context(NamedTuple):
     """What all tasks of a run share."""
     options: Options
@@ -6832,6 +6903,7 @@ class Context(NamedTuple):
     warnings: List[str]
     ledger: Ledger
     outline: Callable[[], str]        # of the spec, for the history
+    gate: Gate                        # which several runs may share
 
     def patience(self) -> float:
         """Seconds that the run may still wait for limits to pass."""
@@ -6947,6 +7019,9 @@ def counts_earlier(before: SessionTotal, stream: Stream) -> bool:
 
 
 # -- waiting, and what became of a task
+
+WAITED_FOR = {"rate_limit": "the rate limit", "usage_limit": "the usage limit", "overloaded": "the overload", "network": "the network trouble"}
+
 
 def wait_for_limit(seconds: float, kind: str, context: Context) -> bool:
     """Sit a limit out, by whichever clock gets there first (a machine may sleep meanwhile); False if a signal came."""
@@ -7279,6 +7354,8 @@ class AttemptRun(Listener):
         """How often the agent has to be cancelled by now: for the user, or for what the watch has seen. Meanwhile the criteria are read."""
         self.work.criteria()
         self.show_progress(self.stream.doing)
+        if self.stream.has_answered:
+            self.context.gate.open(self.work)
         if not self.context.interrupt.count:
             return int(bool(self.watch.why_end()))
         if self.watch.cause != "user":
@@ -7382,6 +7459,7 @@ class AttemptRun(Listener):
             wait = self.judge_wait(answer, waits + 1)
             self.judge_given_up = wait.reason if isinstance(wait, Stop) else ""
             if isinstance(wait, float):
+                self.context.gate.shut(wait, str(answer.limit and answer.limit.kind))
                 self.context.observer.say(f"the judge could not be asked: {shorten(answer.trouble, 300)}")
             if not isinstance(wait, float) or not wait_for_limit(wait, str(answer.limit and answer.limit.kind), self.context):
                 break
@@ -7494,9 +7572,14 @@ def judged(verdict: Verdict, answer: Optional[Tuple[bool, str]], trouble: str) -
     return verdict._replace(met=answer[0], confidence="judged", evidence=f"judged: {shorten(answer[1], 300)}", finding=shorten(answer[1], 300))
 
 
+UMASK_LOCK = threading.Lock()
+
+
 def current_umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
+    """It can only be read by setting it, for all threads; one after the other, or the mask of that moment would be taken for it."""
+    with UMASK_LOCK:
+        mask = os.umask(0o077)
+        os.umask(mask)
     return mask
 
 
@@ -7631,18 +7714,42 @@ class TaskRun:
             out_of_money = self.money is not None and self.money <= 0 and not step.label
             if out_of_money:
                 step = Stop(why_no_money(self.task, self.attempts, self.context))
-            elif step.wait and not wait_for_limit(step.wait, self.last_error_kind(), self.context):
-                return TaskResult(self.task, "cancelled", tuple(self.attempts), self.changes())
+            elif not self.pass_gate(step):
+                step = self.why_not_passed()
             else:
                 self.attempt(step, waited=self.context.ledger.waited - waited)
                 waited = self.context.ledger.waited
                 step = next_step(self.task, self.attempts, self.retries, self.context)
+        if self.context.interrupt.signal and (not self.attempts or self.attempts[-1].ended_by(*LIMITS)):
+            return TaskResult(self.task, "cancelled" if self.attempts else "skipped", tuple(self.attempts), self.changes())
         if step.reason:
             self.context.warn(f"task {self.task.number} was not {'tried again' if self.attempts else 'started'}: {step.reason}")
         if not self.attempts:
             return TaskResult(self.task, "skipped", note=step.reason)
         status = task_status(self.task, self.attempts[-1], self.context.options.strict)
         return TaskResult(self.task, status, tuple(self.attempts), self.changes(), step.reason, out_of_money)
+
+    def pass_gate(self, step: Next) -> bool:
+        """Sit out what this run or another one has met; False where that takes too long, or a signal came. An agent that runs already is
+        not held up."""
+        if step.wait:
+            self.context.gate.shut(step.wait, self.last_error_kind())
+        while not step.label and not self.context.interrupt.signal:
+            wait, kind = self.context.gate.ask(self)
+            if not wait:
+                return True
+            if wait > self.context.patience() or not wait_for_limit(wait, kind, self.context):
+                return False
+        return bool(step.label)
+
+    def why_not_passed(self) -> Stop:
+        if self.context.interrupt.signal:
+            return Stop("")
+        wait, kind = self.context.gate.ask(self)
+        self.context.gate.leave(self)
+        self.context.ledger.status = 4
+        return Stop(f"{WAITED_FOR.get(kind, 'a limit')}, which another run has met, takes {describe_span(wait)}, longer than --max-wait allows; "
+                    f"run this again then, with --resume, or allow more with --max-wait {int(wait) + 60}")
 
     def look_around(self) -> None:
         """The baseline: as it was before the first attempt, which may have been in an earlier part of the run."""
@@ -7663,7 +7770,10 @@ class TaskRun:
         self.run.waited = waited
         fresh = Launch(number, self.run.label, self.run.began_at, step.prompt, tuple(self.run.command), step.timeout, step.resume, step.retry)
         folder.put(self.at, status="", launch=(folder.task(self.at).launch if step.label else None) or fresh)
-        attempt = self.run.carry_out()
+        try:
+            attempt = self.run.carry_out()
+        finally:
+            self.context.gate.leave(self)
         self.attempts.append(attempt)
         self.context.ledger.attempts.append(attempt)
         tell_of_attempt(self.task, attempt, self.context)
@@ -8754,7 +8864,6 @@ def xml_text(value: Any) -> str:
 COLOURS = {"green": "32", "red": "31", "yellow": "33", "dim": "2", "bold": "1"}
 PLAIN_PACE_S = 10                     # without a terminal, at most one line of progress in so many seconds
 WAIT_PACE_S = 60                      # and one of a countdown, or of what goes on and on
-WAITED_FOR = {"rate_limit": "the rate limit", "usage_limit": "the usage limit", "overloaded": "the overload", "network": "the network trouble"}
 
 
 def paint(text: str, colour: str, stream: Any) -> str:
@@ -9022,6 +9131,7 @@ class Screen:
     def __init__(self) -> None:
         self.live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._lines: Dict[Any, Live] = {}             # by whose they are
+        self._drawn = 1               # how many lines stand there
         self._lock = threading.RLock()
         self._mask = own_mask()
 
@@ -9047,14 +9157,16 @@ class Screen:
     def _wipe(self) -> None:
         """Line by line, then the rest: what is wiped out at once from the top of the screen on, tmux puts into its history."""
         if self._lines:
-            below = len(self._lines) - 1
+            below = self._drawn - 1
             self._write("\r\x1b[K" + "\x1b[B\x1b[K" * below + (f"\x1b[{below}A" if below else "") + "\x1b[J")
 
     def _draw(self) -> None:
         if self._lines:
-            columns = terminal_columns() - 1
-            lines = ["".join(paint(self._shown(text), colour, sys.stderr) for text, colour in live_line(line, columns))
-                     for line in self._lines.values()]
+            columns, rows = terminal_size()
+            shown = list(self._lines.values())[:max(1, rows - 2)]
+            lines = ["".join(paint(self._shown(text), colour, sys.stderr) for text, colour in live_line(line, columns - 1)) for line in shown]
+            lines += [fit(f"and {len(self._lines) - len(shown)} more", columns - 1)] if len(shown) < len(self._lines) else []
+            self._drawn = len(lines)
             up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
             self._write("\r\x1b[?7l" + "\x1b[K\n".join(lines) + f"\x1b[J{up}\r\x1b[?7h")   # 7: no wrapping, should a width be misjudged
 
@@ -9069,12 +9181,14 @@ class Screen:
             sys.stderr.flush()
 
 
-def terminal_columns() -> int:
-    """Of the terminal that stderr is, rather than of COLUMNS, which may be of another one, or of this one before a resize."""
+def terminal_size() -> Tuple[int, int]:
+    """Columns and lines of the terminal that stderr is, rather than COLUMNS, which may be of another one, or of this one before a resize."""
     import shutil
     with contextlib.suppress(OSError, ValueError):
-        return os.get_terminal_size(sys.stderr.fileno()).columns or shutil.get_terminal_size().columns
-    return shutil.get_terminal_size().columns
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
+        if columns:
+            return columns, lines or 24
+    return shutil.get_terminal_size()
 
 
 # -- a spec under way
@@ -9082,8 +9196,11 @@ def terminal_columns() -> int:
 class Terminal(Observer):
     """A live line on stderr while a task runs; a verdict line a criterion on stdout when it has ended."""
 
-    def __init__(self, screen: Screen, verdicts: bool = True) -> None:
-        self.screen, self.verdicts = screen, verdicts   # none under --json: stdout is the document's
+    def __init__(self, screen: Screen, verdicts: bool = True, name: str = "") -> None:
+        """`verdicts`: not under --json, where stdout is the document's; `name`: of the spec, where several run side by side: then what is
+        said of a task comes at its end, in one piece."""
+        self.screen, self.verdicts, self.name = screen, verdicts, name
+        self._held: List[str] = []
         self.place, self.title, self.attempt, self.limit = "", "", 0, 0.0
         self.told, self.told_at, self.shown_at = "", 0.0, 0.0   # what it does, since when, and when that was shown last
         self.last: Optional[Attempt] = None
@@ -9095,19 +9212,29 @@ class Terminal(Observer):
         self.warn(text)
 
     def warn(self, text: str) -> None:
-        self.screen.show(f"cc_execute: {text}", sys.stderr)
+        named = f"{self.name}: " if self.name and not text.startswith(self.name) else ""
+        self.screen.show(f"cc_execute: {named}{text}", sys.stderr)
 
     def print(self, text: str) -> None:
         if self.verdicts:
-            self.screen.show(text, sys.stdout)
+            self._held.append(text)
+            if not self.name:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            self.screen.show("\n".join(self._held), sys.stdout)
+            self._held = []
 
     def task_started(self, task: Task, of: int, directory: str) -> None:
         self.done += 1
         named = f"task {task.number}" if self.done != task.number or of == 1 else "task"
         self.place = named + ("" if of == 1 else f" {self.done}/{of}" if named == "task" else f" ({self.done}/{of})")
+        self.place = f"{self.name} {self.place}" if self.name else self.place
         self.title, self.last = shorten(task.title or task.prompt, 100), None
         elsewhere = "" if directory == os.getcwd() else f"\n  in {directory}"
-        self.print(paint(f"Task {task.number}: {self.title}", "bold", sys.stdout) + elsewhere)
+        of_spec = f" of {self.name}" if self.name else ""
+        self.print(paint(f"Task {task.number}{of_spec}: {self.title}", "bold", sys.stdout) + elsewhere)
 
     def limit_chosen(self, limit: Limit) -> None:
         if limit.basis:
@@ -9168,10 +9295,13 @@ class Terminal(Observer):
         if result.note:
             self.print(f"  not tried again: {result.note}")
         self.print(task_summary(result))
+        self._flush()
 
     def run_ended(self, outcome: Outcome) -> None:
         if outcome.document["output_dir"]:   # else it was not begun
-            self.print("\n".join([*summary_table(outcome), run_summary(outcome.document), *whereabouts(outcome)]))
+            named = [paint(self.name, "bold", sys.stdout)] if self.name else []
+            self.print("\n".join([*named, *summary_table(outcome), run_summary(outcome.document), *whereabouts(outcome)]))
+            self._flush()
 
 
 class QuietTerminal(Terminal):
@@ -9182,14 +9312,15 @@ class QuietTerminal(Terminal):
     def waiting(self, kind: str, left: float) -> None: ...
 
     def run_ended(self, outcome: Outcome) -> None:
-        self.print(run_summary(outcome.document))
+        self.print((f"{self.name}: " if self.name else "") + run_summary(outcome.document))
+        self._flush()
 
 
 class VerboseTerminal(Terminal):
     """What Claude says and which tools it uses too, as it comes."""
 
-    def __init__(self, screen: Screen, verdicts: bool = True) -> None:
-        super().__init__(screen, verdicts)
+    def __init__(self, screen: Screen, verdicts: bool = True, name: str = "") -> None:
+        super().__init__(screen, verdicts, name)
         self._begun: Dict[str, Tuple[str, float]] = {}
 
     def said(self, text: str) -> None:
@@ -9218,12 +9349,26 @@ CALL_CHARS = 200                     # of a tool's command or path
 def summary_table(outcome: Outcome) -> List[str]:
     """The tasks of a run, if there are several: what became of each, in how many attempts, how long the last one took, and what all cost."""
     tasks = outcome.document["tasks"]
-    if len(tasks) < 2:
-        return []
-    rows = [["", "task", "result", "attempts", "time", "cost"], *(summary_row(task, details["prompt"]) for task, details in zip(tasks, outcome.details))]
+    rows = [summary_row(task, details["prompt"]) for task, details in zip(tasks, outcome.details)]
+    colours = ["green" if task["success"] else "yellow" if task["status"] == "skipped" else "red" for task in tasks]
+    return laid_out([["", "task", "result", "attempts", "time", "cost"], *rows], ["dim", *colours]) if len(tasks) > 1 else []
+
+
+def table_of_specs(outcomes: Sequence[Outcome]) -> List[str]:
+    rows = []
+    for number, (document, _, _, _) in enumerate(outcomes, 1):
+        statuses = [task["status"] for task in document["tasks"]]
+        result = "passed" if document["success"] else "not begun" if set(statuses) == {"skipped"} else "not passed"
+        cost = "" if document["cost_usd"] is None else f"${document['cost_usd']:.4f}"
+        rows.append([str(number), printable(document["spec"]), result, f"{statuses.count('passed')} of {len(statuses)}", f"{document['duration']:.1f} s", cost])
+    colours = ["green" if row[2] == "passed" else "yellow" if row[2] == "not begun" else "red" for row in rows]
+    return laid_out([["", "spec", "result", "tasks", "time", "cost"], *rows], ["dim", *colours])
+
+
+def laid_out(rows: Sequence[Sequence[str]], colours: Sequence[str]) -> List[str]:
+    """A table as wide as stdout at most, for which its second column gives way."""
     widths = [max(map(cells, column)) for column in zip(*rows)]
     widths[1] = max(10, min(widths[1], stdout_columns() - sum(widths) + widths[1] - 2 * len(widths)))
-    colours = ["dim", *("green" if task["success"] else "yellow" if task["status"] == "skipped" else "red" for task in tasks)]
     return ["", *(told_row(row, widths, colour) for row, colour in zip(rows, colours)), ""]
 
 
@@ -9502,7 +9647,14 @@ def worst_status(statuses: Iterable[int]) -> int:
     return max(statuses, key=lambda status: order.get(status, 4), default=0)
 
 
-def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer) -> Outcome:
+def end_agents(context: Context) -> None:
+    """End what the run has started, by a new connection: the old one may have been left in the middle of a message."""
+    context.disconnect()
+    with contextlib.suppress(NotReady, BridgeLost):   # then the bridge ends it itself, a minute after its client has gone
+        clear_bridge(context)
+
+
+def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer, gate: Gate) -> Outcome:
     """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
     connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer)
     ledger, mask = Ledger(), folder.veil.mask
@@ -9510,15 +9662,20 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
     warnings = [warning for warning in folder.state.warnings if not re.match(r"task \d+ was not (?:tried again|started): ", warning)]
     history = open_history(job.options, lambda text: context.warn(text), mend=True)
     context = Context(job.options, job.spec, directory, folder, history, mask, interrupt, observer, connector.client, connector.disconnect,
-                      warnings, ledger, functools.lru_cache(lambda: spec_outline(job.spec, lambda task: read_criteria(task.criteria))))
+                      warnings, ledger, functools.lru_cache(lambda: spec_outline(job.spec, lambda task: read_criteria(task.criteria))),
+                      gate)
     for warning in job.spec.warnings:
         observer.warn(warning)
-    try:
-        results = run_tasks(context)
-    finally:
-        connector.disconnect()
-        history.close()
-        folder.save()
+    workplaces = dict.fromkeys(task_directory(task, directory) for task in chosen_tasks(job.spec, job.options))
+    with contextlib.ExitStack() as leave:
+        for step in (folder.save, history.close, connector.disconnect):
+            leave.callback(step)
+        occupy_all(workplaces, f"process {os.getpid()}, {job.spec.file}", context.warn, leave)
+        try:
+            results = run_tasks(context)
+        except BaseException:         # of who runs this as a job, such as a queue's time limit: no agent goes on behind its back
+            end_agents(context)
+            raise
     if folder.trouble:
         context.warn(folder.trouble)
     document = masked(run_document(context, results, folder.state.started_at, folder.elapsed()), mask)
@@ -9532,8 +9689,8 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
     return Outcome(document, status, folder.state.batch, masked(details_document(results), mask))
 
 
-def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "") -> Outcome:
-    """Run a spec, or go on with its run."""
+def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "", gate: Optional[Gate] = None) -> Outcome:
+    """Run a spec, or go on with its run; `batch` and `gate` are shared by those that one command runs."""
     own_mask.cache_clear()
     directory = check_spec(job.spec, job.options)
     path = job.folder or make_output_dir(job.options, job.spec, job.number)
@@ -9545,7 +9702,7 @@ def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "")
             folder.save()
         elif not job.options.output:
             prune_runs(run_key(job.spec), job.options.keep)
-        outcome = run_in(folder, job, directory, interrupt, observer)
+        outcome = run_in(folder, job, directory, interrupt, observer, gate or Gate())
         folder.end(outcome.status)
         return outcome
 
@@ -9823,6 +9980,7 @@ What is done:
   --dry-run             show what would be run and how it would be proved
   --task N              only task N (may be repeated)
   --keep-going          go on with the next task after a failed one
+  --jobs N              so many specs side by side (files, folders, patterns)
   --resume              go on with the last run: what had passed is not redone
   --resume-from DIR     go on with the run in that folder
   --replay TRANSCRIPT   judge a kept transcript again; runs nothing
@@ -9881,6 +10039,13 @@ def seconds_or_none(text: str) -> float:
     return 0.0 if re.fullmatch(r"0+(?:\.0*)?", text) else positive(float)(text)
 
 
+def few(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_JOBS:
+        raise ValueError(text)
+    return number
+
+
 def not_negative(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -9894,7 +10059,8 @@ NUMBER_OPTIONS: Sequence[Tuple[str, Callable[[str], Any], str]] = (
     ("--max-turns", positive(int), "a whole number above 0"),
     ("--budget", positive(float), "an amount in USD above 0, such as 2.50"),
     ("--max-wait", seconds_or_none, "seconds, 0 or more"),
-    ("--keep", positive(int), "a whole number above 0"))
+    ("--keep", positive(int), "a whole number above 0"),
+    ("--jobs", few, f"a whole number from 1 to {MOST_JOBS}"))
 
 
 def make_parser() -> Any:
@@ -9968,7 +10134,7 @@ def give_up_stdout(status: int) -> int:
 
 def run_command_line(argv: Sequence[str]) -> int:
     import argparse
-    unless_given = argparse.Namespace(dry_run=False, json=False, stats=False, markdown=False, replay=None, verbose=False, quiet=False)
+    unless_given = argparse.Namespace(dry_run=False, json=False, stats=False, markdown=False, replay=None, verbose=False, quiet=False, jobs=1)
     parsed = make_parser().parse_intermixed_args(argv, unless_given)   # specs may stand between options
     named = getattr(parsed, "specs", [])
     given = {name: value for name, value in vars(parsed).items() if name in Options._fields}
@@ -9980,8 +10146,7 @@ def run_command_line(argv: Sequence[str]) -> int:
         return show_replay(specs, Options(**{"cwd": "", **given}), parsed.replay, parsed.json)
     if parsed.dry_run:
         return show_plans(specs, Options(**given), parsed.json)
-    terminal = VerboseTerminal if parsed.verbose else QuietTerminal if parsed.quiet else Terminal
-    return run_specs(make_jobs(specs, given), parsed.json, terminal)
+    return run_specs(make_jobs(specs, given), parsed)
 
 
 def check_modes(parsed: Any, given: Mapping[str, Any]) -> None:
@@ -10006,7 +10171,7 @@ def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
         raise UsageError(f"several runs to go on with were named, {', '.join(filter(None, [given.get('resume_from'), *folders]))}; expected one")
     if folders:
         given["resume_from"] = folders[0]
-    paths = [path for path in named if path not in folders]
+    paths = expand_paths(path for path in named if path not in folders)
     if not paths and given.get("resume_from"):
         paths = [read_state(given["resume_from"]).file]
         if not os.path.isfile(paths[0]):
@@ -10017,6 +10182,23 @@ def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
         error.hint = FIRST_STEPS
         raise error
     return paths
+
+
+def expand_paths(named: Iterable[str]) -> List[str]:
+    """Files as they are named; of a folder its .md and .txt files, of a pattern what it matches, both by name; each file once."""
+    import glob
+    paths: Dict[str, str] = {}
+    for path in named:
+        found = [path]
+        if os.path.isdir(path):
+            found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".md", ".txt")) and entry.is_file())
+        elif glob.has_magic(path) and not os.path.exists(path):
+            found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+        if not found:
+            raise UsageError(f"{path!r} holds no spec; expected a file, a folder with .md or .txt files, or a pattern that matches some")
+        for name in found:
+            paths.setdefault(os.path.realpath(name) if name != "-" else name, name)
+    return list(paths.values())
 
 
 def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_json: bool) -> int:
@@ -10091,30 +10273,53 @@ def heed_signals() -> Interrupt:
     return interrupt
 
 
-def run_specs(jobs: Sequence[Job], as_json: bool, terminal: Callable[[Screen, bool], Terminal]) -> int:
-    """Run the specs one after the other; what makes one end with 3 or 4, or a signal, keeps the rest from starting."""
-    interrupt, screen = heed_signals(), Screen()
-    outcomes: List[Outcome] = []
-    batch, stop = next((job.state.batch for job in jobs if job.state), ""), ""
-    for job in jobs:
-        if stop:
-            outcomes.append(unbegun(job, stop))
-            continue
-        observer = terminal(screen, not as_json)
-        if len(jobs) > 1:
-            observer.print(paint(f"{chr(10) * bool(outcomes)}{printable(job.spec.file)}", "bold", sys.stdout))
+class Batch:
+    """Specs that are run by one command, one after the other or side by side. What makes one end with 3 or 4, or a signal, keeps the rest
+    from starting; a limit that one meets is waited for by all."""
+
+    def __init__(self, jobs: Sequence[Job], terminal: Callable[[Job], Terminal]):
+        import secrets
+        self._jobs, self._terminal, self._interrupt, self._gate = jobs, terminal, heed_signals(), Gate()
+        self._name = next((job.state.batch for job in jobs if job.state), "") or secrets.token_hex(8)
+        self._why_not = ""            # no more are begun
+        self._begun = 0
+
+    def run(self, at_once: int) -> List[Outcome]:
+        """What they came to, in their order."""
+        if at_once == 1:
+            return [self._run(job) for job in self._jobs]
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(at_once, "spec") as pool:
+            return list(pool.map(self._run, self._jobs))
+
+    def _run(self, job: Job) -> Outcome:
+        if self._why_not or self._interrupt.signal:
+            return unbegun(job, self._why_not or "it was interrupted before")
+        observer = self._terminal(job)
         try:
-            outcome = execute(job, interrupt, observer, batch)
+            outcome = execute(job, self._interrupt, observer, self._name, self._gate)
         except CcError as error:
-            if not outcomes:
+            if len(self._jobs) == 1:
                 raise
-            observer.warn(f"{job.spec.file}: {error}")   # what the others have come to is not lost by it
+            observer.warn(f"{job.spec.file}: {error}")   # what the others come to is not lost by it
             outcome = unbegun(job, str(error), error.exit_status)
-        outcomes.append(outcome)
-        batch = outcome.batch or batch
-        stop = "" if outcome.status in (0, 1) else f"{job.spec.file} ended with exit status {outcome.status}"
+        if outcome.status not in (0, 1):
+            self._why_not = self._why_not or f"{job.spec.file} ended with exit status {outcome.status}"
         observer.run_ended(outcome)
-    return tell_of_all(outcomes, jobs[0].options, as_json, screen)
+        return outcome
+
+
+def run_specs(jobs: Sequence[Job], parsed: Any) -> int:
+    screen, several = Screen(), len(jobs) > 1
+    kind = VerboseTerminal if parsed.verbose else QuietTerminal if parsed.quiet else Terminal
+
+    def terminal(job: Job) -> Terminal:
+        made = kind(screen, not parsed.json, printable(job.spec.file) if parsed.jobs > 1 and several else "")
+        if several and parsed.jobs == 1:
+            made.print(paint("\n" * (job is not jobs[0]) + printable(job.spec.file), "bold", sys.stdout))
+        return made
+
+    return tell_of_all(Batch(jobs, terminal).run(min(parsed.jobs, len(jobs))), jobs[0].options, parsed.json, screen)
 
 
 def tell_of_all(outcomes: Sequence[Outcome], options: Options, as_json: bool, screen: Screen) -> int:
@@ -10122,13 +10327,17 @@ def tell_of_all(outcomes: Sequence[Outcome], options: Options, as_json: bool, sc
     for trouble in write_pages(outcomes, options):
         screen.show(f"cc_execute: {trouble}", sys.stderr)
         outcomes[0].document["warnings"].append(trouble)
+    for outcome in outcomes:
+        if not outcome.document["output_dir"] and not outcome.status:
+            screen.show(f"cc_execute: {printable(outcome.document['spec'])}: {outcome.document['warnings'][0]}", sys.stderr)
     documents = [outcome.document for outcome in outcomes]
     good = sum(document["success"] for document in documents)
     if as_json:
         several = {"schema": SCHEMA, "success": good == len(documents), "specs": documents}
         print(json.dumps(documents[0] if len(documents) == 1 else several, indent=1))
     elif len(documents) > 1:
-        print(paint(f"\n{good} of {len(documents)} specs passed", "green" if good == len(documents) else "red", sys.stdout))
+        sums = paint(f"{good} of {len(documents)} specs passed", "green" if good == len(documents) else "red", sys.stdout)
+        print("\n".join([*table_of_specs(outcomes), sums]))
     return worst_status(outcome.status for outcome in outcomes)
 
 

@@ -1,0 +1,217 @@
+"""Jobs: many specs side by side on one machine; folders and patterns; one gate for limits; Ctrl-C; two runs in one folder."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import cc_execute as cc
+from support import ROOT, heed_signals, marked_processes, own_mark, wait_until
+
+pytestmark = pytest.mark.usefixtures("bridge")
+
+SPEC = "Task: Create a.txt\nTimeout: 60\nDirectory: {folder}\nSuccess Criteria:\n1) creates a.txt\n2) `cat a.txt` prints hello\n"
+WORKS = [{"write": {"path": "a.txt", "content": "hello\n"}}, {"text": "Done."}]
+LIMITED = [{"api_error": {"text": "API Error: Request rejected (429) · retry after 3 s", "status": 429, "error": "rate_limit"}}]
+
+
+def write_specs(workspace: Path, count: int, text: str = SPEC) -> list:
+    """Specs of one task, each in a folder of its own."""
+    names = [f"spec{number:02}.md" for number in range(count)]
+    for name in names:
+        (workspace / name[:-3]).mkdir()
+        (workspace / name).write_text(text.format(folder=name[:-3]))
+    return names
+
+
+def agents() -> list:
+    return [process for process in marked_processes(own_mark()) if "stand_in.py" in process.command]
+
+
+# ---- Which specs. ----
+
+@pytest.mark.parametrize("named", [["specs"], ["specs/*.md"], ["spec*/**/*.md"], ["specs/b.md", "specs", "specs/a.md"]], ids=" ".join)
+def test_folders_and_patterns_name_specs(run_cc, stand_in, workspace, named):
+    (workspace / "specs").mkdir()
+    for name in ("b.md", "a.md", "c.py"):
+        (workspace / "specs" / name).write_text("Task: Say hello\n")
+    documents = run_cc(*named, "--json", env=stand_in([{"text": "Hello"}]).environment).json()["specs"]
+    assert [document["spec"] for document in documents] == (["specs/b.md", "specs/a.md"] if len(named) > 1 else ["specs/a.md", "specs/b.md"])
+
+
+@pytest.mark.parametrize("named", ["empty", "nothing*.md"])
+def test_what_names_no_spec_is_an_error(run_cc, workspace, named):
+    (workspace / "empty").mkdir()
+    done = run_cc(named)
+    assert done.returncode == 2 and repr(named) in done.stderr and "holds no spec; expected a file, a folder" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["0", "49", "many"])
+def test_jobs_wants_a_number_that_a_bridge_can_serve(run_cc, number):
+    done = run_cc("-", "--jobs", number, input="Task: x\n")
+    assert done.returncode == 2 and f"found '{number}'; expected a whole number from 1 to 48" in done.stderr
+
+
+# ---- Side by side. ----
+
+def test_many_run_at_once_and_make_one_document_in_their_order(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 12)
+    together = [{"bash": "touch here; for i in $(seq 600); do [ $(ls ../*/here 2>/dev/null | wc -l) -ge 12 ] && exit; sleep 0.05; done; exit 1"}, *WORKS]
+    done = run_cc(*names, "--jobs", 12, "--json", env=stand_in(together).environment)
+    document = done.json()
+    assert done.returncode == 0 and document["success"], done.stderr
+    assert [spec["spec"] for spec in document["specs"]] == names and len({spec["output_dir"] for spec in document["specs"]}) == 12
+    assert all(spec["tasks"][0]["files_changed"]["created"] == ["a.txt", "here"] for spec in document["specs"])
+    assert all(spec["warnings"] == [] for spec in document["specs"])
+
+
+def test_no_more_than_n_run_at_once_and_tasks_stay_in_order(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 5, "## Task 1: A\nSay a\n\n## Task 2: B\nSay b\n\n## Task 3: C\nSay c\n")
+    agent = stand_in([{"bash": "touch ../run-$$; ls .. | grep -c '^run-' >>../most; sleep 0.2; rm ../run-$$"}, {"text": "ok"}])
+    done = run_cc(*[f"{workspace}/{name}" for name in names], "--jobs", 2, "--json", cwd=workspace / "spec00", env=agent.environment)
+    assert done.returncode == 0 and max(map(int, (workspace / "most").read_text().split())) == 2
+    prompts = [start["prompt"] for start in agent.starts()]
+    assert len(prompts) == 15 and sorted(prompts) == ["Say a"] * 5 + ["Say b"] * 5 + ["Say c"] * 5
+    for spec in done.json()["specs"]:
+        assert [task["number"] for task in spec["tasks"]] == [1, 2, 3]
+
+
+def test_what_is_said_of_a_task_stands_together_and_names_its_spec(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 6)
+    done = run_cc(*names, "--jobs", 6, env=stand_in(WORKS).environment)
+    blocks = re.findall(r"Task 1 of (spec\d\d\.md): .*\n  in .*\n  met .*\n.*proved.*\n  met .*\n.*proved.*\n  passed \(2 proved\)", done.stdout)
+    assert sorted(blocks) == names and done.stdout.rstrip().endswith("6 of 6 specs passed"), done.stdout
+    assert len(re.findall(r"^  [1-6]  spec0\d\.md +passed +1 of 1", done.stdout, re.M)) == 6
+
+
+def test_the_worst_exit_status_counts_and_what_is_not_begun_is_told(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 4)
+    refused = [{"api_error": {"text": "Invalid API key · Please run /login", "status": 401, "error": "authentication_failed"}}]
+    done = run_cc(*names, "--jobs", 2, "--json", env=stand_in(refused).environment)
+    statuses = [spec["tasks"][0]["status"] for spec in done.json()["specs"]]
+    assert done.returncode == 3 and statuses[0] == "error" and statuses[3] == "skipped" and "spec03.md: it was not begun" in done.stderr
+
+
+def test_ctrl_c_ends_all_of_them(stand_in, workspace):
+    names = write_specs(workspace, 6)
+    agent = stand_in([{"bash": "touch here; sleep 600"}])
+    process = subprocess.Popen([sys.executable, ROOT / "cc_execute.py", *names, "--jobs", "4", "--json"], cwd=workspace, env={**os.environ, **agent.environment},
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals)
+    wait_until(lambda: len(list(workspace.glob("*/here"))) == 4, "four agents at work")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    statuses = [spec["tasks"][0]["status"] for spec in json.loads(stdout)["specs"]]
+    assert process.returncode == 130 and statuses == ["cancelled"] * 4 + ["skipped"] * 2, stderr
+    assert agents() == [] and "Traceback" not in stderr
+
+
+# ---- One gate: a limit that one meets is waited for by all. ----
+
+def test_a_limit_that_one_meets_is_waited_for_by_all(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 6)
+    agent = stand_in(LIMITED, WORKS)
+    done = run_cc(*names, "--jobs", 2, "--json", env=agent.environment)
+    document = done.json()
+    assert done.returncode == 0, done.stderr
+    attempts = [len(spec["tasks"][0]["attempts"]) for spec in document["specs"]]
+    assert sum(attempts) == len(agent.starts()) <= 8   # the first, and perhaps the one beside it, met it; the others waited
+
+
+def test_after_the_wait_one_goes_first(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 8)
+    agent = stand_in(LIMITED, LIMITED, WORKS)
+    done = run_cc(*names, "--jobs", 8, "--json", env=agent.environment)
+    starts = len(agent.starts())
+    assert done.returncode == 0 and starts <= 8 + 8 + 1, starts
+
+
+def test_a_limit_that_is_too_long_for_one_ends_those_that_have_to_wait_for_it(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 3)
+    long = [{"api_error": {"text": "API Error: Request rejected (429) · retry after 5000 s", "status": 429, "error": "rate_limit"}}]
+    done = run_cc(*names, "--jobs", 1, "--json", "--max-wait", 2, env=stand_in(long).environment)
+    assert done.returncode == 4 and [spec["tasks"][0]["status"] for spec in done.json()["specs"]] == ["error", "skipped", "skipped"]
+
+
+def test_the_gate():
+    gate, first, second = cc.Gate(), object(), object()
+    assert gate.ask(first) == (0.0, "")
+    gate.shut(0.1, "rate_limit")
+    assert 0 < gate.ask(first)[0] <= cc.POLL_S and gate.ask(first)[1] == "rate_limit"
+    gate.open(first)                  # an answer to what was asked before says nothing of it
+    assert gate.ask(second)[0] > 0
+    wait_until(lambda: gate.ask(first)[0] == 0.0, "the time is over")
+    assert gate.ask(first) == (0.0, "") and gate.ask(second) == (cc.POLL_S, "rate_limit")
+    gate.leave(first)
+    assert gate.ask(second) == (0.0, "") and gate.ask(first)[0] > 0
+    gate.open(second)
+    assert gate.ask(first) == gate.ask(second) == (0.0, "")
+
+
+# ---- Two runs in one folder. ----
+
+def test_two_runs_in_one_folder_are_warned_of(run_cc, stand_in, workspace):
+    for name in ("one.md", "two.md"):
+        (workspace / name).write_text("Task: Say hello\n")
+    agent = stand_in([{"bash": "touch ../here-$$; while [ $(ls .. | grep -c here-) -lt 2 ]; do sleep 0.05; done"}, {"text": "ok"}])
+    warnings = [" ".join(spec["warnings"]) for spec in run_cc("one.md", "two.md", "--jobs", 2, "--json", env=agent.environment).json()["specs"]]
+    told = [f"another run works in {workspace} too (process " in warning for warning in warnings]
+    assert sorted(told) == [False, True] and "git worktree" in warnings[told.index(True)]
+
+
+def test_two_runs_in_two_processes_are_warned_of_too(run_cc, stand_in, workspace, tmp_path):
+    (workspace / "spec.md").write_text("Task: Say hello\n")
+    agent = stand_in([{"bash": "touch here; while [ ! -e go ]; do sleep 0.05; done"}, {"text": "ok"}])
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(run_cc, "spec.md", "--json", env=agent.environment)
+        wait_until(lambda: (workspace / "here").exists(), "the first is at work")
+        second = pool.submit(run_cc, "spec.md", "--json", env=agent.environment)
+        wait_until(lambda: len(agents()) == 2, "the second too")
+        (workspace / "go").touch()
+    assert first.result().json()["warnings"] == ["line 1: task 1 has no success criteria: nothing will be checked"]
+    assert "another run works in" in " ".join(second.result().json()["warnings"])
+    assert run_cc("spec.md", "--json", env=agent.environment).json()["warnings"] == first.result().json()["warnings"]
+
+
+# ---- As a module, from threads. ----
+
+def test_the_umask_of_the_moment_is_not_taken_for_the_process_s():
+    before = os.umask(0o022)
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            assert set(pool.map(lambda _: cc.current_umask(), range(4000))) == {0o022} and cc.current_umask() == 0o022
+    finally:
+        os.umask(before)
+
+
+def test_who_ends_a_job_by_an_exception_leaves_no_agent(stand_in, workspace, monkeypatch, bridge):
+    """A queue's time limit is one that a signal handler raises."""
+    for name, value in stand_in([{"bash": "touch here; sleep 600"}]).environment.items():
+        monkeypatch.setenv(name, value)
+
+    class TimeIsUp(Exception):
+        pass
+
+    def raise_it(*_: object) -> None:
+        raise TimeIsUp
+    before = signal.signal(signal.SIGUSR1, raise_it)
+
+    def end() -> None:
+        wait_until(lambda: (workspace / "here").exists(), "the agent at work")
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+    ending = threading.Thread(target=end)
+    ending.start()
+    try:
+        with pytest.raises(TimeIsUp):
+            cc.run_spec("Task: Create a.txt\nTimeout: 600\n", cwd=str(workspace))
+    finally:
+        ending.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert agents() == []
