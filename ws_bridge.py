@@ -61,8 +61,8 @@ import traceback
 from collections import deque
 from enum import Enum, IntEnum
 from pathlib import Path
-from typing import (AbstractSet, Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence,
-                    Set, Tuple, Union)
+from typing import (AbstractSet, Any, Awaitable, Callable, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, NoReturn, Optional,
+                    Sequence, Set, Tuple, Union)
 from urllib.parse import parse_qs
 
 asyncio: Any = sys.modules.get("asyncio")  # main() loads it: a client that imports this file for its codec does without, and saves 27 ms
@@ -840,7 +840,7 @@ def runtime_dir() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         problem = find_privacy_problem(folder.lstat(), stat.S_IFDIR)
     except OSError as error:
-        raise BridgeError(f"{folder} can't be made: {error.strerror}") from None
+        raise BridgeError(f"{folder} can't be made: {error.strerror}; set XDG_RUNTIME_DIR to a folder of yours") from None
     if problem:
         raise BridgeError(f"{folder} {problem}; it must be a folder of yours with mode 0700")
     return folder
@@ -2496,9 +2496,14 @@ def terminal_columns() -> int:
     return 80
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(f"{message}; see --help")
+
+
 def make_parser() -> argparse.ArgumentParser:
     seconds, count = in_range(float, "seconds", 0, SECONDS_MAX), in_range(int, "count", 1, 1_000_000)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ws_bridge.py", usage="ws_bridge.py [options]", epilog=PAGE,
         description="Runs commands for WebSocket clients on this machine and streams their output.",
         formatter_class=HelpFormatter)
@@ -2529,11 +2534,12 @@ def make_parser() -> argparse.ArgumentParser:
 def parse_options(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = make_parser()
     options = parser.parse_args(arguments)
+    with_port = [name for name in options.allow_host if ":" in name.rpartition("]")[2] or not HOST.fullmatch(name)]
     for is_wrong, problem in (
         (options.expose and options.no_token, "--expose needs a token: leave out --no-token"),
         (options.expose and not options.allow_host, "--expose needs --allow-host NAME: what clients on other machines call this one"),
-        (options.no_token and options.token_file, "--no-token and --token-file exclude each other"),
-        (not all(map(HOST.fullmatch, options.allow_host)), f"--allow-host {options.allow_host!r}: a host's name without port is wanted"),
+        (options.no_token and options.token_file, "--no-token and --token-file exclude each other: leave out one"),
+        (with_port, f"--allow-host {''.join(with_port[:1])!r}: a host's name without port is wanted"),
     ):
         if is_wrong:
             parser.error(problem)
@@ -2576,7 +2582,7 @@ def start_log(path: Optional[Path], level: str) -> None:
         try:
             handler = RotatingFileHandler(path, maxBytes=MIB, backupCount=3, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise BridgeError(f"--log-file {path} can't be written: {error.strerror}") from None
+            raise BridgeError(f"--log-file {path} can't be written: {error.strerror}; name another file, or leave it out") from None
     # What no line shows need not be found out for each (Python's logging HOWTO, "Optimization").
     logging._srcfile, logging.logThreads, logging.logProcesses, logging.logMultiprocessing = None, False, False, False
     handler.setFormatter(OneLine("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
@@ -2593,7 +2599,8 @@ def listen(family: int, address: Tuple[str, int]) -> socket.socket:
     try:
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
-        problem = "is taken by another program" if error.errno == errno.EADDRINUSE else f"can't be used: {os.strerror(error.errno)}"
+        problem = ("is taken by another program; name another with --port, where 0 takes a free one" if error.errno == errno.EADDRINUSE else
+                   f"can't be used: {os.strerror(error.errno)}; name others with --port and --host")
         raise BridgeError(f"port {address[1]} on {address[0]} {problem}") from None
 
 
@@ -2611,14 +2618,14 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
         yield None if options.no_token else check_token(options.token or kept)
         return
     if os.path.lexists(path):
-        raise BridgeError(f"the token file {path} holds no token, or others can reach it; it must be a file of yours with mode 0600"
+        raise BridgeError(f"the token file {path} holds no token, or others can reach it; it must be a file of yours with mode 0600 (chmod 600)"
                           if options.token_file else
                           f"the token file {path} is in use by your bridge on this port of another address: give this one a --token-file")
     token = base64.urlsafe_b64encode(os.urandom(32)).decode("ascii").rstrip("=")
     try:
         descriptor = write_private(path, token + "\n")
     except OSError as error:
-        raise BridgeError(f"the token file {path} can't be written: {error.strerror}") from None
+        raise BridgeError(f"the token file {path} can't be written: {error.strerror}; name another with --token-file F") from None
     try:
         yield token
     finally:
@@ -2630,7 +2637,8 @@ def keep_token(options: argparse.Namespace, port: int) -> Iterator[Optional[str]
 def check_token(token: str) -> str:
     """The token itself. Raises BridgeError if it can't be sent as it is."""
     if not re.fullmatch("[!-~]+", token):
-        raise BridgeError("the token must be printable ASCII without spaces: 20 random letters and digits, say")
+        raise BridgeError(f"the token in {TOKEN_VARIABLE} or the token file must be printable ASCII without spaces: 20 random "
+                          "letters and digits, say")
     if len(token) < TOKEN_CHARS:
         log.warning("the token has %d characters: with fewer than %d it can be guessed", len(token), TOKEN_CHARS)
     return token
@@ -2640,7 +2648,8 @@ def count_for_processes(descriptors: int, max_connections: int) -> int:
     """How many descriptors are left for processes. Raises BridgeError if there are none."""
     left = descriptors - count_other_descriptors(max_connections)
     if left < DESCRIPTORS:
-        raise BridgeError(f"{descriptors} descriptors (ulimit -n) are {DESCRIPTORS - left} too few for --max-connections {max_connections}")
+        raise BridgeError(f"{descriptors} descriptors (ulimit -n) are {DESCRIPTORS - left} too few for --max-connections {max_connections}; "
+                          "lower that, or raise ulimit -n")
     return left
 
 
@@ -2683,6 +2692,13 @@ def keep_freed_memory() -> None:
     bytearray(MIB)
 
 
+def in_words(error: Exception) -> str:
+    """Why the bridge does not start; of a system's error without its number."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return (f"{error.filename}: " if error.filename else "") + f"{error.strerror}; mend that first"
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     global asyncio
     import asyncio
@@ -2698,7 +2714,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         with listen(*options.address) as listener:
             asyncio.run(run(options, listener, prepare, count_for_processes(descriptors, options.max_connections)))
     except (BridgeError, OSError) as error:
-        print(f"ws_bridge: {error}", file=sys.stderr)
+        print(f"ws_bridge: {in_words(error)}", file=sys.stderr)
         return BridgeError.exit_code
     return 0
 
