@@ -125,6 +125,18 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "·", re.sub(r"\x1b\[[\d;]*m", "", text))
 
 
+def in_words(error: Exception) -> str:
+    """What the system's error says, and of which file; without its number."""
+    text = getattr(error, "strerror", None) or str(error)
+    return f"{error.filename}: {text}" if getattr(error, "filename", None) else text
+
+
+def given_as(name: str, value: str) -> str:
+    """What has to be changed: the option, or the variable from which its value came."""
+    variable = f"CC_EXECUTE_{name.upper()}"
+    return variable if os.environ.get(variable) == value else f"--{name}"
+
+
 class CcError(Exception):
     exit_status = 1
 
@@ -148,7 +160,11 @@ class NotReady(CcError):
     exit_status = 3
 
 
-class HungUp(NotReady):
+class NoBridge(NotReady):
+    """What answers at an address is no bridge that can be used."""
+
+
+class HungUp(NoBridge):
     """What should be a bridge closed the connection before it said what it is."""
 
 
@@ -4846,16 +4862,22 @@ INDEXES = ("executions_by_kind ON executions (prompt, finished_at)", "kinds_by_t
 
 
 class StoreError(NotReady):
-    """The history cannot be read or written."""
+    """The history cannot be read or written; `step` is what the user is to do about it."""
+
+    def __init__(self, trouble: str, step: str = "mend that, or name another store with --store"):
+        super().__init__(f"{trouble.rstrip('.')}; {step}")
 
 
 class CorruptStore(StoreError):
     """It could not be read, was set aside, and a new one can be begun."""
 
 
+INSTALL_REDIS = "pip install -U redis, or name a file with --store"
+
+
 def newer_store(store: Any, version: int) -> StoreError:
-    return StoreError(f"{store} was written by a newer cc_execute (version {version} of the store, this one knows {STORE_VERSION}); use that "
-                      "one, or name another store with --store")
+    return StoreError(f"{store} was written by a newer cc_execute (version {version} of the store, this one knows {STORE_VERSION})",
+                      "use that one, or name another store with --store")
 
 
 class AttemptRecord(NamedTuple):
@@ -4942,7 +4964,7 @@ class SqliteStore:
         try:
             import sqlite3
         except ImportError as error:
-            raise StoreError(f"this Python has no sqlite3 ({error})") from None
+            raise StoreError(f"this Python has no sqlite3 ({error})", "use another one, or a Redis store with --store redis://…") from None
         found = inode_of(self.path)
         try:
             with contextlib.closing(self._open(sqlite3, write)) as connection:
@@ -4953,7 +4975,7 @@ class SqliteStore:
         except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
             # SQLITE_CORRUPT and SQLITE_NOTADB, whose subclasses are for all else; and a table's name that is no UTF-8
             corrupt = type(error) in (sqlite3.DatabaseError, UnicodeDecodeError)
-            raise self._give_up(error, found) if corrupt else StoreError(f"{self.path}: {error}") from None
+            raise self._give_up(error, found) if corrupt else StoreError(f"{self.path}: {in_words(error)}") from None
 
     def _open(self, sqlite3: Any, write: bool) -> Any:
         """Open the file; it is made if need be. Where it may only be read, as well as that can be done."""
@@ -4961,10 +4983,11 @@ class SqliteStore:
             os.makedirs(os.path.dirname(self.path) or ".", mode=0o700, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
         if os.path.isdir(self.path):
-            raise StoreError(f"{self.path} is a folder; name a file in it with --store")
+            raise StoreError(f"{self.path} is a folder", "name a file in it with --store")
         frozen = not write and not os.access(os.path.dirname(self.path) or ".", os.W_OK)
         if frozen and os.path.exists(f"{self.path}-wal") and os.path.getsize(f"{self.path}-wal"):
-            raise StoreError(f"{self.path}-wal holds what a crash left, which cannot be read while its folder is read-only")
+            raise StoreError(f"{self.path}-wal holds what a crash left, which cannot be read while its folder is read-only",
+                             "let it be written to once, or name another store with --store")
         connection = sqlite3.connect(sqlite_uri(self.path, frozen), timeout=WRITE_BUSY_S if write else BUSY_S, isolation_level=None, uri=True)
         connection.execute("PRAGMA synchronous = NORMAL")   # with a log it cannot corrupt the file, and eight writers need not wait for the disk
         connection.text_factory = lambda data: data.decode("utf-8", "replace")   # one bad byte is not to cost all the rest
@@ -4974,7 +4997,7 @@ class SqliteStore:
         """That it is a store of ours, of this version: made or migrated first, by one process at a time."""
         version, owner, empty = self._look(connection)
         if not empty and owner != APPLICATION_ID and not (version == 1 and owner == 0 and self._has_version_1(connection)):
-            raise StoreError(f"{self.path} is a database of another program; name another file with --store")
+            raise StoreError(f"{self.path} is a database of another program", "name another file with --store")
         if version > STORE_VERSION:
             raise newer_store(self, version)
         if version < STORE_VERSION:
@@ -5014,16 +5037,16 @@ class SqliteStore:
         its inode, as it was opened."""
         head = read_head_bytes(self.path, len(SQLITE_MAGIC))
         if not self.mend:
-            return StoreError(f"{self.path} is corrupt, or no SQLite file: {error}")
+            return StoreError(f"{self.path} is corrupt, or no SQLite file ({error})", "name another with --store; a run sets it aside")
         if head != SQLITE_MAGIC and not self.path.endswith(DATABASE_NAMES):
-            return StoreError(f"{self.path} is no SQLite file ({error}); it is left alone, name another one with --store")
+            return StoreError(f"{self.path} is no SQLite file ({error})", "it is left alone, name another one with --store")
         aside = f"{self.path}.corrupt-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
         try:
             with locked_file(f"{self.path}.lock"):
                 self._set_aside(aside, found)
         except OSError as trouble:
             return StoreError(f"{self.path} is corrupt ({error}) and cannot be set aside: {trouble.strerror}")
-        return CorruptStore(f"the history {self.path} was corrupt ({error}) and is kept as {aside}; a new one is begun")
+        return CorruptStore(f"the history {self.path} was corrupt ({error}) and is kept as {aside}", "a new one is begun")
 
     def _set_aside(self, aside: str, found: Optional[int]) -> None:
         """The file last: what another process makes there must not find the old one's log. If another one was quicker, nothing."""
@@ -5165,15 +5188,18 @@ class RedisStore:
         try:
             import redis
         except ImportError:
-            raise StoreError(f"{self.url} needs the redis package, which is not installed: pip install redis") from None
+            raise StoreError(f"{self.url} needs the redis package, which is not installed",
+                             "pip install redis, or name a file with --store") from None
         except Exception as error:    # a broken or foreign package of that name: whatever it raises
-            raise StoreError(f"{self.url} needs the redis package, and what is installed under that name does not work: {error}") from None
+            raise StoreError(f"{self.url} needs the redis package, and what is installed under that name does not work: {error}",
+                             INSTALL_REDIS) from None
         try:
             import redis.backoff
             import redis.retry
             troubles = (redis.RedisError, OSError, ValueError, TypeError, LookupError, AttributeError)
         except (ImportError, AttributeError) as error:
-            raise StoreError(f"{self.url} needs redis 4.1 or newer, and what is installed under that name does not work: {error}") from None
+            raise StoreError(f"{self.url} needs redis 4.1 or newer, and what is installed under that name does not work: {error}",
+                             INSTALL_REDIS) from None
         try:
             if self._client is None:
                 client = self._connect(redis)
@@ -5237,7 +5263,7 @@ def open_store(url: str, mend: bool = False) -> Store:
     if not separator and not re.match(r"[\w.-]+:", url):
         return SqliteStore(os.path.abspath(os.path.expanduser(url)), mend)
     if scheme not in ("redis", "rediss", "unix") or not rest or not is_redis_url(url):
-        raise UsageError(f"--store {url!r} is no store; expected the path of an SQLite file, or redis://HOST:PORT/DATABASE")
+        raise UsageError(f"{given_as('store', url)} {url!r} is no store; expected the path of an SQLite file, or redis://HOST:PORT/DATABASE")
     return RedisStore(url)
 
 
