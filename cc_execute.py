@@ -5570,7 +5570,7 @@ def parse_address(url: str) -> Address:
     except ValueError:
         port = -1
     if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
-        raise UsageError(f"--bridge {url!r} is no WebSocket address; expected something like {DEFAULT_BRIDGE}")
+        raise UsageError(f"{given_as('bridge', url)} {url!r} is no WebSocket address; expected something like {DEFAULT_BRIDGE}")
     token = parse_qs(parts.query, keep_blank_values=True).get("token", [None])[0]
     return Address(parts.hostname, port or (443 if parts.scheme == "wss" else 8004), parts.path or "/", token, parts.scheme == "wss", bool(token))
 
@@ -5620,12 +5620,12 @@ class BuiltinChannel:
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             piece = self._socket.recv(65536)
             if not piece:
-                raise HungUp(f"{address} closed the connection during the handshake: it is no bridge, or the way to it broke.")
+                raise HungUp(f"{address} closed the connection during the handshake: it is no bridge, or the way to it broke")
             data += piece
             try:
                 answer = bridge.parse_response(data, key)
             except bridge.HandshakeError as error:
-                raise NotReady(f"{address} is no bridge: {error}") from None
+                raise NoBridge(f"{address} is no bridge: {error}") from None
         if answer[0].status != 101:
             raise refused(address, answer[0].status)
         self._events = self._codec.take(answer[1])
@@ -5650,7 +5650,7 @@ class BuiltinChannel:
             except socket.timeout:
                 return None
             except OSError as error:
-                raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+                raise BridgeLost(f"the connection to the bridge broke: {in_words(error)}") from None
             if not data:
                 raise BridgeLost("the bridge closed the connection")
             self._events = self._codec.take(data)
@@ -5673,7 +5673,7 @@ class BuiltinChannel:
             self._socket.settimeout(30)
             self._socket.sendall(data)
         except OSError as error:
-            raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+            raise BridgeLost(f"the connection to the bridge broke: {in_words(error)}") from None
 
     def close(self) -> None:
         try:
@@ -5698,16 +5698,16 @@ class LibraryChannel:
         except websocket.WebSocketBadStatusException as error:
             raise refused(address, error.status_code) from None
         except websocket.WebSocketConnectionClosedException:
-            raise HungUp(f"{address} closed the connection during the handshake: it is no bridge, or the way to it broke.") from None
+            raise HungUp(f"{address} closed the connection during the handshake: it is no bridge, or the way to it broke") from None
         except (websocket.WebSocketException, IndexError, ValueError) as error:   # IndexError: 1.9.0 on what is no HTTP
-            raise NotReady(f"{address} is no bridge: {error}") from None
+            raise NoBridge(f"{address} is no bridge: {error}") from None
 
     def send(self, text: str) -> None:
         try:
             self._socket.settimeout(30)
             self._socket.send(text)
         except (self._errors.WebSocketException, OSError) as error:
-            raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+            raise BridgeLost(f"the connection to the bridge broke: {in_words(error)}") from None
 
     def receive(self, timeout: float) -> Optional[str]:
         try:
@@ -5719,7 +5719,7 @@ class LibraryChannel:
         except self._errors.WebSocketTimeoutException:
             return None
         except (self._errors.WebSocketException, OSError, UnicodeDecodeError) as error:
-            raise BridgeLost(f"the connection to the bridge broke: {error}") from None
+            raise BridgeLost(f"the connection to the bridge broke: {in_words(error)}") from None
 
     def close(self) -> None:
         self._socket.close(timeout=1)
@@ -5746,9 +5746,9 @@ def authorization(address: Address) -> List[Tuple[str, str]]:
     return [("Authorization", f"Bearer {address.token}")] if address.token else []
 
 
-def refused(address: Address, status: int) -> NotReady:
-    reasons = {401: "it wants another token; set CC_BRIDGE_TOKEN to it", 403: "it takes no connections under this host name"}
-    return NotReady(f"{address} refused the connection (HTTP {status}): {reasons.get(status, 'it does not seem to be a bridge')}.")
+def refused(address: Address, status: int) -> NoBridge:
+    reasons = {401: "it wants another token (CC_BRIDGE_TOKEN)", 403: "it takes no connections under this host name (its --allow-host)"}
+    return NoBridge(f"{address} refused the connection (HTTP {status}): {reasons.get(status, 'it does not seem to be a bridge')}")
 
 
 # -- finding and starting
@@ -5799,7 +5799,7 @@ def read_head(sock: Any, request: bytes) -> str:
     except socket.timeout:            # a listener that says nothing has given its answer
         pass
     except OSError:
-        raise HungUp("what listens there hung up before it answered: it is no bridge, or the way to it broke.") from None
+        raise HungUp("what listens there hung up before it answered: it is no bridge, or the way to it broke") from None
     return data.decode("latin-1")
 
 
@@ -5813,7 +5813,7 @@ def connect_bridge(url: Optional[str], say: Callable[[str], None]) -> "BridgeCli
             fcntl.flock(lock, fcntl.LOCK_EX)   # several starts at once end with one bridge
             return connect_named(parse_address(url)) if url else connect_own(runtime, say)
     except (bridge.BridgeError, OSError) as error:
-        raise NotReady(f"no bridge could be reached or started: {error}.") from None
+        raise NotReady(f"no bridge could be reached or started: {in_words(error)}; mend that first.") from None
 
 
 def is_own_listener(address: Address) -> bool:
@@ -5835,6 +5835,9 @@ def read_lines_of(table: str) -> List[str]:
         return []
 
 
+OTHER_ADDRESS = "correct --bridge, or leave it out for a bridge of your own"
+
+
 def connect_named(address: Address) -> "BridgeClient":
     """The bridge at a named address. It has to prove that it knows a token of ours. Where there is none (a bridge with --no-token)
     it has to run as this user, or the address ends with `?token=`: the caller trusts it with prompt and environment."""
@@ -5848,8 +5851,10 @@ def connect_named(address: Address) -> "BridgeClient":
         if started is None:
             raise NotReady(f"nothing listens at {address}; start ws_bridge.py there, or leave out --bridge.") from None
         return BridgeClient(started)
+    except NoBridge as error:
+        raise NotReady(f"{error}; {OTHER_ADDRESS}.") from None
     except OSError as error:
-        raise NotReady(f"{address} cannot be reached: {error}.") from None
+        raise NotReady(f"{address} cannot be reached: {in_words(error)}; {OTHER_ADDRESS}.") from None
 
 
 def use_named(address: Address) -> "BridgeClient":
@@ -5857,7 +5862,7 @@ def use_named(address: Address) -> "BridgeClient":
     token = prove_bridge(address, tokens)
     if token is None and address.token != "" and (tokens or not is_own_listener(address)):
         raise NotReady(f"what listens at {address} does not know a token of yours: set CC_BRIDGE_TOKEN to that bridge's token (behind a tunnel "
-                       "with another port, end the address with /?token=TOKEN), or end it with /?token= if it was started with --no-token.")
+                       "with another port, end the address with /?token= and that), or end it with /?token= if it was started with --no-token.")
     return BridgeClient(address._replace(token=token))
 
 
@@ -5880,7 +5885,7 @@ def connect_own(runtime: str, say: Callable[[str], None]) -> "BridgeClient":
     if client is None:
         address = start_bridge(0)
         if address is None:
-            raise NotReady("a bridge could not be started on a free port.")
+            raise NotReady("a bridge could not be started on a free port; start ws_bridge.py yourself, and name it with --bridge.")
         write_private(memory, f"{address.port}\n")
         client = BridgeClient(address)
     say(f"port {default.port} is held by something else; using a bridge of this user's own on port {client.address.port}")
@@ -5929,7 +5934,7 @@ def start_bridge(port: int) -> Optional[Address]:
         trouble = shorten(errors.read(), 300)
     if process.wait() == 3 and port:
         return None
-    raise NotReady(f"the bridge did not start: {trouble or 'it said nothing'}.")
+    raise NotReady(f"the bridge did not start: {trouble or 'it said nothing; look into bridge.log in ' + runtime}.")
 
 
 def read_ready_line(process: Any) -> str:
@@ -5995,7 +6000,7 @@ class BridgeClient:
             return channel
         channel.close()
         spoken = f"version {protocol} of the protocol, not {bridge_module().PROTOCOL}" if protocol else "no protocol of a bridge"
-        raise NotReady(f"{self.address} speaks {spoken}.")
+        raise NoBridge(f"{self.address} speaks {spoken}")
 
     def close(self) -> None:
         self._channel.close()
