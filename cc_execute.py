@@ -10111,7 +10111,7 @@ def make_parser() -> Any:
         add(name, action="store_true")
     for name in ("--model", "--cwd", "--bridge", "--store", "--claude", "--output", "--resume-from", "--replay", "--report", "--junit"):
         add(name)
-    add("--task", dest="tasks", type=int, action="append")
+    add("--task", dest="tasks", type=option(int, "a task's number, such as 2"), action="append")
     add("--permissions", choices=("skip", "allowed"))
     add("-v", dest="verbose", action="store_true")
     add("-q", dest="quiet", action="store_true")
@@ -10140,12 +10140,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if getattr(error, "hint", ""):
             print(error.hint, file=sys.stderr)
         if "--json" in argv:
-            found, _, expected = str(error).partition("; expected ")
-            usage = {"file": None, "line": None, "found": found, "expected": expected or "see --help"}
+            found, sign, expected = str(error).partition("; expected ")
+            found, sign, expected = (found, sign, expected) if sign else str(error).rpartition("; ")
+            usage = {"file": None, "line": None, "found": found or str(error), "expected": expected if sign else "see --help"}
             print(json.dumps({"error": masked(getattr(error, "details", usage), own_mask())}))
         return error.exit_status
-    except OSError as error:          # stdout is full or its terminal is gone
-        print(f"cc_execute: standard output cannot be written: {error.strerror}", file=sys.stderr)
+    except OSError as error:          # stdout is full or its terminal is gone, which names no file; or a file of ours
+        output = f"standard output cannot be written: {error.strerror}; send it elsewhere"
+        trouble = f"{in_words(error)}; mend that" if error.filename else output
+        print(own_mask()(f"cc_execute: {trouble}, then give the same command again"), file=sys.stderr)
         return give_up_stdout(1)
 
 
@@ -10172,12 +10175,21 @@ def run_command_line(argv: Sequence[str]) -> int:
     check_modes(parsed, given)
     if parsed.stats:
         return show_stats(named, Options(**given), parsed)
+    check_place()
     specs = [load_spec(path) for path in find_specs(named, given)]
     if parsed.replay:
         return show_replay(specs, Options(**{"cwd": "", **given}), parsed.replay, parsed.json)
     if parsed.dry_run:
         return show_plans(specs, Options(**given), parsed.json)
     return run_specs(make_jobs(specs, given), parsed)
+
+
+def check_place() -> None:
+    """That there is a folder to start from. Raises NotReady."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise NotReady(f"the folder in which this was started cannot be found: {error.strerror}; change to another with cd") from None
 
 
 def check_modes(parsed: Any, given: Mapping[str, Any]) -> None:
