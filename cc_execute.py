@@ -949,7 +949,7 @@ def cut_common_criteria(blocks: List[Block], level: int, warnings: List[str]) ->
     if not label or len(blocks) == 1 or any(is_beside(line) for block in blocks[:-1] for line in block.lines):
         return blocks
     warnings.append(f"line {label.number}: the section {shorten(label.text, 40)!r} stands beside the tasks, in none, and is left "
-                    f"out")
+                    f"out; put it into the task that it is for")
     return blocks[:-1] + [last._replace(lines=without_rules([line for line in last.lines if line.number < label.number]))]
 
 
@@ -1340,7 +1340,7 @@ def until_closing_text(lines: Sequence[Line], warnings: List[str]) -> List[Line]
     listed = False
     for before, line in zip([None, *lines], lines):
         if listed and before and before.kind in ("blank", "rule") and line.kind == "text" and not line.level:
-            warnings.append(f"line {line.number}: the text after the criteria is left out")
+            warnings.append(f"line {line.number}: the text after the criteria is left out; if it is for Claude, put it above them")
             break
         listed = listed or line.kind == "item"
         kept += [line] if line.text.strip() and line.kind not in ("rule", "comment", "heading") else []
@@ -1369,11 +1369,14 @@ def list_items(lines: Sequence[Line]) -> List[Item]:
 
 # -- from fields to tasks
 
+UTF8_TEXT = "UTF-8 text: save the file in that encoding"
+
+
 def parse_spec(text: str, file: str = "spec") -> Spec:
     """Read a spec. Raises SpecError with file, line, what was found and what was expected."""
     text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
-        raise SpecError(file, text.count("\n", 0, text.index("\0")) + 1, "a NUL byte", "UTF-8 text")
+        raise SpecError(file, text.count("\n", 0, text.index("\0")) + 1, "a NUL byte", UTF8_TEXT)
     if not text.strip():
         raise SpecError(file, 1, "an empty file", "a task, for example 'Task: …' with 'Success Criteria:' below it")
     warnings: List[str] = []
@@ -1389,7 +1392,7 @@ def parse_spec(text: str, file: str = "spec") -> Spec:
         tasks = [task._replace(number=number) for number, task in enumerate(tasks, 1)]
     for task in tasks:
         if not task.criteria:
-            warnings.append(f"line {task.line}: task {task.number} has no success criteria: nothing will be checked")
+            warnings.append(f"line {task.line}: task {task.number} has no success criteria: nothing will be checked; add 'Success Criteria:'")
     return Spec(file, text, tuple(tasks), tuple(sorted(warnings, key=warned_line)), tuple(find_outside(text, blocks, common, above)))
 
 
@@ -1423,7 +1426,7 @@ def read_preamble(lines: Sequence[Line], file: str, warnings: List[str]) -> List
     for entry in fields:
         if entry.name in ("criteria", "retry"):
             warnings.append(f"line {entry.line}: what stands here before the first task ({entry.name}) belongs to none and is left "
-                            f"out")
+                            f"out; put it into each task that it is for")
     common = [entry._replace(lines=entry.lines[:1] if entry.lines[0].text else entry.lines)
               for entry in fields if entry.name in FILE_WIDE]
     refuse_second(common, (), file)
@@ -1571,7 +1574,7 @@ def warn_of_text(lines: Sequence[Line], told: Sequence[Line], headed: bool, file
     beside = [line for line in told if line.number > first or not lead and first > line.number and (headed or line.number > blank)]
     if beside:
         warnings.append(f"line {beside[0].number}: {shorten(beside[0].text, 40)!r} is not part of the task and is left "
-                        f"out{up_to(beside)}")
+                        f"out{up_to(beside)}; if it should be, put it behind 'Task:'")
 
 
 def refuse_second(fields: Sequence[Field], lines: Sequence[Line], file: str) -> None:
@@ -1672,23 +1675,30 @@ def read_value(entry: Field, text: str, file: str) -> Any:
         raise SpecError(file, entry.line, f"{entry.name.replace('_', ' ')} {shorten(text, 60)!r}", expected) from None
 
 
+def readable_file(path: str) -> str:
+    """What a spec's path has to be; of a relative one also from where, if that folder is there."""
+    with contextlib.suppress(OSError):
+        return "a file that can be read" + ("" if os.path.isabs(path) else f", relative to {os.getcwd()}")
+    return "a file that can be read"
+
+
 def load_spec(path: str) -> Spec:
     """Read a spec from a file, or from standard input for "-"."""
     try:
         if path == "-" and sys.stdin is None:
-            raise SpecError("-", None, "standard input is closed", "a spec")
+            raise SpecError("-", None, "standard input is closed", "a spec there (- <spec.txt), or the name of a file")
         if path == "-":
             data = sys.stdin.buffer.read()
         else:
             with open(path, "rb") as file:
                 data = file.read()
     except OSError as error:
-        raise SpecError(path, None, error.strerror or str(error), "a file that can be read") from None
+        raise SpecError(path, None, error.strerror or str(error), readable_file(path)) from None
     try:
         return parse_spec(data.decode("utf-8"), path)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError(path, line, f"the byte 0x{data[error.start]:02x}, which is not UTF-8", "UTF-8 text") from None
+        raise SpecError(path, line, f"the byte 0x{data[error.start]:02x}, which is not UTF-8", UTF8_TEXT) from None
 
 
 # ---- Command: (task, prompt, options) -> argument vector, standard input, environment. Pure. ----
@@ -1776,9 +1786,9 @@ def split_agent(command: str) -> Tuple[str, ...]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise UsageError(f"--claude {command!r}: {error}; expected a command such as 'claude' or a path") from None
+        raise UsageError(f"{given_as('claude', command)} {command!r}: {error}; expected a command such as 'claude' or a path") from None
     if not words:
-        raise UsageError("--claude is empty; expected a command such as 'claude' or a path")
+        raise UsageError(f"{given_as('claude', command)} is empty; expected a command such as 'claude' or a path")
     program = os.path.abspath(words[0]) if os.sep in words[0] else words[0]
     return (program, *words[1:])
 
@@ -2180,21 +2190,22 @@ NEXT_STEPS = {
     "not_found": "Install it (npm install -g @anthropic-ai/claude-code), or name it with --claude CMD.",
     "invalid_request": "Correct what is named there, then run this again.",
     "network": "If it stays, look at the connection, the proxy, its certificates and ANTHROPIC_BASE_URL.",
-    "bridge": "Run this again.",
+    "bridge": "Run this again, with --resume.",
     "timeout": "Give it longer with 'Timeout:' in the spec or --timeout.",
-    "stalled": "The transcript shows how far it came.",
+    "stalled": "The transcript shows how far it came; to go on from there run this again, with --resume.",
     "token_limit": "Split the task, or let it read and write less at a time.",
     "max_turns": "Allow more with 'Max Turns:' in the spec or --max-turns.",
     "budget": "Allow more with 'Budget:' in the spec or --budget, or split the task.",
     "refusal": "Word the task differently, or use another model.",
-    "interrupted": "The transcript shows how far it came.",
-    "unknown": "The transcript has the details.",
+    "interrupted": "The transcript shows how far it came; to go on from there run this again, with --resume.",
+    "unknown": "Look into the transcript for the details; then run this again, with --resume.",
 }
 
 
-def make_error(kind: str, message: str, retry_after: Optional[float] = None) -> AgentError:
+def make_error(kind: str, message: str, retry_after: Optional[float] = None, step: str = "") -> AgentError:
+    """`step`: what the user is to do, where that is not what is to be done about all errors of the kind."""
     text = message.strip().rstrip(".") + "." if message.strip() else kind
-    return AgentError(kind, f"{text} {NEXT_STEPS[kind]}" if kind in NEXT_STEPS else text, HINTS.get(kind), retry_after)
+    return AgentError(kind, f"{text} {step or NEXT_STEPS.get(kind, '')}".rstrip(), HINTS.get(kind), retry_after)
 
 
 def is_clean(result: Optional[Mapping[str, Any]]) -> bool:
@@ -4412,7 +4423,7 @@ def plan_retry(task: Task, attempts: Sequence[Attempt], retries: int, longest: O
     if kind == "timeout":
         return longer_attempt(attempts, longest)
     if same_failure_twice(attempts):
-        return Stop("two attempts failed in exactly the same way and nothing was changed in between")
+        return Stop("two attempts failed in exactly the same way and nothing was changed in between; word the task differently")
     return Next(refined_prompt(task, SHORTER if kind == "token_limit" else refinement(last.verdicts, last.unfinished)), last.timeout)
 
 
@@ -6250,7 +6261,7 @@ class Transcript:
                 view = view[self._file.write(view):]
             self._advance(cut, len(data))
         except OSError as error:
-            self.trouble = str(error)
+            self.trouble = in_words(error)
 
     def _advance(self, chars: int, count: int) -> None:
         seq, inside = self._place.seq, self._place.chars + chars
@@ -6265,7 +6276,7 @@ class Transcript:
         try:
             os.pwrite(self._place_file.fileno(), "{:20d} {:20d} {:20d}\n".format(*self._place).encode(), 0)
         except OSError as error:
-            self.trouble = self.trouble or str(error)
+            self.trouble = self.trouble or in_words(error)
 
     def close(self) -> None:
         """The output has ended: a last line without an end is written too."""
@@ -6610,7 +6621,8 @@ class RunFolder:
         try:
             write_private(os.path.join(self.path, name), json.dumps(plain) + "\n", durable)
         except OSError as error:
-            self.trouble = self.trouble or f"{os.path.join(self.path, name)} could not be written ({error.strerror}): --resume may do work again"
+            self.trouble = self.trouble or (f"{os.path.join(self.path, name)} could not be written ({error.strerror}): make room there, else "
+                                            "--resume may do work again")
 
 
 def lock_run(folder: str) -> Any:
@@ -6626,7 +6638,8 @@ def lock_run(folder: str) -> Any:
         lock.seek(0)
         owner = lock.read().strip() or "another process"
         lock.close()
-        raise UsageError(f"{folder} belongs to a run that is still going on ({owner}); expected one that has ended") from None
+        raise UsageError(f"{folder} belongs to a run that is still going on ({owner}); expected one that has ended: wait for it, or use "
+                         "--output DIR") from None
     except OSError:                   # a file system without locks: then two must not be started there
         return lock
     with contextlib.suppress(OSError):   # a full disk: only the message to others would lack the process
@@ -6674,13 +6687,17 @@ def read_baseline(path: str) -> Optional[Snapshot]:
         return None
 
 
+RUN_FOLDER = "the folder of a run, which that names at its end ('Transcripts and result')"
+
+
 def read_state(folder: str, show: Callable[[str], str] = lambda text: text) -> RunState:
     """The state of the run in this folder; `show` puts back what was taken out of its texts. UsageError if there is none that can be read."""
     path = os.path.join(folder, STATE_FILE)
     try:
         plain = read_json(path)
         if plain["version"] > STATE_VERSION:
-            raise UsageError(f"{path} was written by a newer cc_execute (version {plain['version']}); expected version {STATE_VERSION}")
+            raise UsageError(f"{path} was written by a newer cc_execute (version {plain['version']}), which has to be used; expected version "
+                             f"{STATE_VERSION}")
         state, tasks = read_run(masked(plain, show)), []
         for name in os.listdir(folder):
             if TASK_FILES.fullmatch(name) and name.endswith("-state.json"):
@@ -6689,9 +6706,9 @@ def read_state(folder: str, show: Callable[[str], str] = lambda text: text) -> R
         tasks.sort(key=lambda kept: kept.place)
         tasks = [kept._replace(place=place) for place, kept in enumerate(tasks)]   # of one that could not be written there is no file
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; expected the folder of a run") from None
-    except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError) as error:
-        raise UsageError(f"{path} holds no run's state ({type(error).__name__}: {error}); expected the folder of a run") from None
+        raise UsageError(f"{path}: {error.strerror}; expected {RUN_FOLDER}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, LookupError, RecursionError):
+        raise UsageError(f"{path} holds no run's state, or a damaged one; expected {RUN_FOLDER}") from None
     elapsed = max([state.elapsed, *(kept.elapsed for kept in tasks)]) + unsaved_time(folder)
     return state._replace(tasks=tuple(tasks), elapsed=elapsed)
 
@@ -7020,10 +7037,10 @@ def why_no_money(task: Task, attempts: Sequence[Attempt], context: Context) -> s
     of_run = budget_left(context.options.budget, context.ledger.attempts) == 0
     counted = context.ledger.attempts if of_run else attempts
     budget = context.options.budget if of_run else task.budget
-    whose = "for the whole spec" if of_run else "of the task"
+    whose, more = ("for the whole spec", "--budget") if of_run else ("of the task", "'Budget:' in the spec")
     if any(attempt.paid_usd is None for attempt in counted):
-        return f"what an earlier attempt cost is not known, so that the budget of ${budget:g} {whose} may be used up"
-    return f"the budget of ${budget:g} {whose} is used up (${total_cost(counted) or 0.0:.4f})"
+        return f"what an earlier attempt cost is not known, so that the budget of ${budget:g} {whose} may be used up; allow more with {more}"
+    return f"the budget of ${budget:g} {whose} is used up (${total_cost(counted) or 0.0:.4f}); allow more with {more}"
 
 
 class SessionTotal(NamedTuple):
@@ -7372,7 +7389,7 @@ class AttemptRun(Listener):
 
     def tell_of_transcript(self, transcript: Transcript) -> None:
         if transcript.trouble:
-            self.context.warn(f"the transcript {transcript.path} is not whole: {transcript.trouble}")
+            self.context.warn(f"the transcript {transcript.path} is not whole: {transcript.trouble}; make room there, or use --output DIR")
 
     def take(self, source: str, data: str, seq: int, transcript: Transcript) -> None:
         if source == "stderr":
@@ -7442,14 +7459,17 @@ class AttemptRun(Listener):
 
     def end_survivors(self, process: Started, ended: Ended, good: bool) -> None:
         """What outlived the agent: ended after a failed attempt, told of after a good one (it may be the server that was asked for)."""
+        pids = " ".join(map(str, ended.survivors))
         if good:
-            pids = ", ".join(map(str, ended.survivors))
-            self.context.warn(f"task {self.task.number}: {plural(len(ended.survivors), 'process')} still running: {pids}")
+            self.context.warn(f"task {self.task.number}: {plural(len(ended.survivors), 'process')} still running; to end what is not wanted: "
+                              f"kill {pids}")
             return
         try:
             self.context.client().cancel(process)
         except (BridgeLost, NotReady) as lost:
-            self.context.warn(f"task {self.task.number}: what the failed attempt left running could not be ended: {lost}")
+            trouble = str(lost).rstrip(".")
+            self.context.warn(f"task {self.task.number}: what the failed attempt left running could not be ended: {trouble}; end it yourself: "
+                              f"kill {pids}")
 
     def report(self, ended: Ended, error: Optional[AgentError], verdicts: Tuple[Verdict, ...]) -> Attempt:
         result, since = self.stream.result or {}, compare(self.previous, self.after)
@@ -7614,6 +7634,12 @@ def current_umask() -> int:
     return mask
 
 
+START_STEPS = {
+    -32001: "Start that bridge with --allow for it too, or leave out --bridge.",
+    -32003: "Run this again later, or leave out --bridge.",
+}
+
+
 def start_error(refusal: CallError, program: str, directory: str) -> AgentError:
     reason = refusal.data.get("reason")
     missing = "is not there" if os.sep in program else "was not found on PATH"
@@ -7621,7 +7647,8 @@ def start_error(refusal: CallError, program: str, directory: str) -> AgentError:
         return make_error("not_found", f"The agent's command {program!r} "
                                        f"{missing if reason == 'not_found' else 'is not executable'}")
     kind = "invalid_request" if refusal.code == -32602 else "unknown"
-    return make_error(kind, f"The bridge could not start {program!r} in {directory}: {refusal}")
+    step = START_STEPS.get(refusal.code, NEXT_STEPS["invalid_request"])
+    return make_error(kind, f"The bridge could not start {program!r} in {directory}: {refusal}", step=step)
 
 
 def denied(stream: Stream, verdicts: Sequence[Verdict], permissions: str = "allowed") -> Optional[AgentError]:
@@ -7879,7 +7906,8 @@ def end_abandoned(context: Context) -> bool:
             context.observer.say("what was left running for a task that is not to be done any more is ended")
             clear_bridge(context)
     except (NotReady, BridgeLost) as trouble:
-        context.warn(f"what was left running for a task that is not to be done any more cannot be ended: {trouble}")
+        context.warn(f"what was left running for a task that is not to be done any more cannot be ended: {str(trouble).rstrip('.')}; give "
+                     f"the same command again")
         context.ledger.status = NotReady.exit_status
         return False
     for at in places:
@@ -9505,7 +9533,7 @@ def make_output_dir(options: Options, spec: Spec, of_several: int) -> str:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
         kind = UsageError if options.output else NotReady
-        raise kind(f"the output folder {folder!r} cannot be made: {error.strerror}; name another with --output DIR.") from None
+        raise kind(f"the output folder {folder!r} cannot be made: {error.strerror}; expected one that can: name it with --output DIR") from None
     return folder
 
 
@@ -9559,8 +9587,7 @@ def why_no_run(spec: Spec, given: Mapping[str, Any], number: int) -> str:
     if named:
         return f"in {named}"
     states = [read_state(folder) for folder in runs_of(run_key(spec))[:1] if os.path.exists(os.path.join(folder, STATE_FILE))]
-    other = "".join(f" (the last one works in {state.directory}: give --cwd)" for state in states)
-    return f"here, among the newest in {runs_folder()}{other}; one with --output is found with the same --output"
+    return f"here, among the newest in {runs_folder()}" + "".join(f" (the last one works in {state.directory}: give --cwd)" for state in states)
 
 
 def check_resumption(spec: Spec, given: Mapping[str, Any], folder: str, state: RunState) -> None:
@@ -9579,7 +9606,8 @@ def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> J
     resumes = given.get("resume") or given.get("resume_from")
     folder, state = find_run(spec, given, number, batch) if resumes else ("", None)
     if resumes and not state and number < 2:
-        raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one, or no --resume")
+        raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one: give "
+                         "the --output that it had, or leave out --resume")
     if state:
         check_resumption(spec, given, folder, state)
         given = {**state.options, **given, "cwd": state.directory}
@@ -9599,10 +9627,12 @@ def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
     if unknown:
         raise UsageError(f"there is no option {unknown[0]!r}; expected some of {', '.join(Options._fields)}")
     given = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in given.items()}
-    try:
-        thaw(Options, {name: list(value) if name == "tasks" else value for name, value in given.items()})
-    except TypeError as error:
-        raise UsageError(f"an option is of the wrong type: {error}") from None
+    for name, value in given.items():
+        try:
+            thaw(hints_of(Options)[name], list(value) if name == "tasks" else value)
+        except TypeError:
+            wanted = getattr(Options.__annotations__[name], "__forward_arg__", Options.__annotations__[name])
+            raise UsageError(f"{name} is of the wrong type: {shorten(repr(value), 60)}; expected {wanted}") from None
     if given.get("resume_from") and given.get("output"):
         raise UsageError("--resume-from was given with --output; expected the first alone: a run goes on in its own folder")
     jobs: List[Job] = []
@@ -9713,7 +9743,7 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
     try:
         write_private(os.path.join(folder.path, "result.json"), json.dumps(document, indent=1) + "\n")
     except OSError as error:
-        context.warn(f"result.json could not be written: {error}")
+        context.warn(f"result.json could not be written: {os.path.join(folder.path, 'result.json')}: {error.strerror}; make room there")
         document["warnings"].append(context.warnings[-1])
     by_signal = [128 + interrupt.signal] if interrupt.signal else []
     status = worst_status([exit_status(result) for result in results] + by_signal + [ledger.status, int(not document["success"])])
@@ -9755,6 +9785,9 @@ def changes_by_tools(calls: Iterable[ToolCall], root: str) -> Changes:
     return Changes(changed=written, complete=False)
 
 
+A_TRANSCRIPT = "a transcript, such as task-1-attempt-1.jsonl in the folder of a run"
+
+
 def check_transcript(path: str) -> None:
     stream = Stream()
     try:
@@ -9763,10 +9796,10 @@ def check_transcript(path: str) -> None:
             if stream.events:
                 return
     except OSError as error:
-        raise UsageError(f"--replay {path!r}: {error.strerror}; expected a transcript") from None
+        raise UsageError(f"--replay {path!r}: {error.strerror}; expected {A_TRANSCRIPT}") from None
     stream.finish()
     if not stream.events:
-        raise UsageError(f"--replay {path!r} holds no line of stream-json; expected a transcript such as task-1-attempt-1.jsonl")
+        raise UsageError(f"--replay {path!r} holds no line of stream-json; expected {A_TRANSCRIPT}")
 
 
 def replayed_task(spec: Spec, options: Options, transcript: str) -> Task:

@@ -389,7 +389,7 @@ def test_the_budget_of_a_task_holds_for_all_its_attempts(run):
 def test_on_the_terminal_what_was_skipped_says_why(run_cc, stand_in):
     agent = stand_in([{"write": {"path": "a.txt", "content": "a"}}, costs(1.0)])
     done = run_cc("-", "--budget", "1", "--keep-going", input=LIST, env=agent.environment)
-    assert "Task 2: b\n  skipped: the budget of $1 for the whole spec is used up ($1.0000)\n" in done.stdout and "1 of 3 tasks passed, 2 skipped" in done.stdout
+    assert "Task 2: b\n  skipped: the budget of $1 for the whole spec is used up ($1.0000); allow more with --budget\n" in done.stdout and "1 of 3 tasks passed, 2 skipped" in done.stdout
 
 
 def test_a_resumed_run_that_ends_at_its_budget_is_paid(run):

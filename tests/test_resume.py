@@ -904,7 +904,7 @@ def test_without_a_run_it_is_a_usage_error_that_says_so(place):
     there = place(SPEC, [WRITES])
     done = there.resume()
     assert done.returncode == 2 and "there is no run of spec.md to go on with" in done.stderr and there.starts() == []
-    assert json.loads(done.stdout)["error"]["expected"] == "one, or no --resume"
+    assert json.loads(done.stdout)["error"]["expected"] == "one: give the --output that it had, or leave out --resume"
 
 
 def test_the_last_run_of_this_spec_and_no_other_is_gone_on_with(place):
