@@ -175,7 +175,7 @@ def test_two_runs_in_two_processes_are_warned_of_too(run_cc, stand_in, workspace
         second = pool.submit(run_cc, "spec.md", "--json", env=agent.environment)
         wait_until(lambda: len(agents()) == 2, "the second too")
         (workspace / "go").touch()
-    assert first.result().json()["warnings"] == ["line 1: task 1 has no success criteria: nothing will be checked"]
+    assert "another run" not in " ".join(first.result().json()["warnings"])
     assert "another run works in" in " ".join(second.result().json()["warnings"])
     assert run_cc("spec.md", "--json", env=agent.environment).json()["warnings"] == first.result().json()["warnings"]
 

@@ -361,5 +361,6 @@ def test_what_is_no_transcript_is_a_usage_error(run_cc, workspace, content, says
 
 
 def test_one_transcript_is_of_one_spec(run_cc, kept, workspace):
-    done = run_cc("--replay", kept, "spec.md", "spec.md")
+    (workspace / "other.md").write_text(SPEC)
+    done = run_cc("--replay", kept, "spec.md", "other.md")
     assert done.returncode == 2 and "2 specs" in done.stderr
