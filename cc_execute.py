@@ -8081,9 +8081,9 @@ details > summary { cursor: pointer; padding: .35rem 0; font-weight: 500 } detai
   .verdicts tr { display: grid; gap: .3rem; padding: .6rem 0; border-bottom: 1px solid var(--line) } .verdicts tr:last-child { border: 0 }
   .verdicts tr > * { border: 0; padding: 0 } .verdicts td:first-child { width: auto } .verdicts td:last-child { color: var(--quiet) } }
 @media print {
-  body { background: none; font-size: 10.5pt } .card, tr { break-inside: avoid-page } .card { border: 0; padding: 0 } .skip { display: none }
-  * { print-color-adjust: exact } .fold::details-content { content-visibility: visible } .scroll { overflow: visible }
-  .chart, .tasks { min-width: 0 } main { max-width: none; padding: 0 } }
+  :root { color-scheme: light } body { background: #fff; font-size: 10.5pt } .card, tr { break-inside: avoid-page } .skip { display: none }
+  .card { border: 0; padding: 0 } * { print-color-adjust: exact } .fold::details-content { content-visibility: visible }
+  .scroll { overflow: visible } .chart, .tasks { min-width: 0 } main { max-width: none; padding: 0 } }
 """
 MARKUP: Mapping[str, str] = {
     "top": """<!doctype html>
@@ -8387,9 +8387,9 @@ def report_task(task: Mapping[str, Any], details: Mapping[str, Any], anchor: str
     if attempts:
         yield timeline(task, details, anchor, share)
         words = added_words(details["prompt"], [attempt["prompt"] for attempt in attempts])
-        for attempt, (label, text) in zip(attempts, words):
+        for place, (attempt, (label, text)) in enumerate(zip(attempts, words), 1):
             prompt = fill("box", label=label, text=cut_text(text, SHOWN_CHARS), look="added") if text else Html()
-            yield from report_attempt(attempt, task, prompt, f"{anchor}-attempt-{attempt['number']}", share)
+            yield from report_attempt(attempt, task, prompt, f"{anchor}-attempt-{place}", share)
     yield fill("task_end")
 
 
@@ -8506,7 +8506,7 @@ class Axis:
     """Where in the picture a second lies. Time in which nothing ran is cut out, and a wait that is long beside the work shortened."""
 
     def __init__(self, rows: Sequence[Row]):
-        work = sum(row.duration + row.checked for row in rows) or 1.0
+        work = max(0.001, sum(row.duration + row.checked for row in rows))
         waits = sum(row.waited > 0 for row in rows)
         self._longest = {"idle": max(0.04 * work, min(1.0, 0.5 * work)), "wait": 0.5 * work}
         self._short = {"idle": 0.04 * work, "wait": work / max(4, 2 * waits)}
@@ -8517,7 +8517,7 @@ class Axis:
             for kind, until in (("idle", waiting_from), ("wait", max(at, row.began)), ("work", max(at, row.ended))):
                 self._add(kind, at, until)
                 at = until
-        width = sum(stretch.width for stretch in self.stretches) or 1.0
+        width = max(0.001, sum(stretch.width for stretch in self.stretches))
         limits = [self._along(row.began) + row.limit for row in rows]
         near = [limit for limit in limits if limit <= 1.6 * width]   # of the others only a mark is shown, right of all else
         self._scale = (CHART_PX - 16) / max([*near, width if len(near) == len(limits) else 1.08 * width])
@@ -8543,20 +8543,21 @@ class Axis:
         return round(seconds * self._scale, 1)
 
     def ticks(self) -> Dict[float, str]:
-        """Seconds to be named and their names, none close to another: above all where it goes on behind a cut, from where the round ones
+        """Places to be named and their names, none close to another: above all where it goes on behind a cut, from where the round seconds
         are counted."""
-        step = next((step for step in TICKS_S if step * 8 >= sum(stretch.width for stretch in self.stretches)), TICKS_S[-1])
+        span = sum(stretch.width for stretch in self.stretches)
+        step = next((step for step in TICKS_S if step * 8 >= span), math.ceil(span / 8 / 86400) * 86400)
         bases = [0.0, *(stretch.ended for stretch in self.stretches if stretch.is_cut)]
         named = {base: tick_words(base) for base in bases}
-        for stretch in self.stretches:
+        for stretch in (stretch for stretch in self.stretches if not stretch.is_cut):
             base = max((base for base in bases if base <= stretch.began), default=0.0)
             first, last = int((stretch.began - base) // step) + 1, int((stretch.ended - base) // step)
-            for number in range(first, 0 if stretch.is_cut else min(first + 99, last) + 1):
+            for number in range(first, last + 1):
                 named.setdefault(base + number * step, ("+" if base else "") + tick_words(number * step))
         chosen: Dict[float, str] = {}
-        for second, told in named.items():
-            if self.x(second) <= CHART_PX - 64 and all(abs(self.x(second) - self.x(other)) >= 64 for other in chosen):
-                chosen[second] = told
+        for x, told in ((self.x(second), told) for second, told in named.items()):
+            if x <= CHART_PX - 64 and all(abs(x - other) >= 64 for other in chosen):
+                chosen[x] = told
         return chosen
 
 
@@ -8615,9 +8616,8 @@ def cut_words(axis: Axis) -> List[str]:
 
 def axis_shapes(axis: Axis, height: int) -> List[Html]:
     base, shapes = height - 26, []
-    for second, told in axis.ticks().items():
-        shapes += [fill("path", look="axis", d=f"M{axis.x(second)} 0V{base}"),
-                   fill("word", look="faint", x=axis.x(second), y=height - 8, anchor="start", text=told)]
+    for x, told in axis.ticks().items():
+        shapes += [fill("path", look="axis", d=f"M{x} 0V{base}"), fill("word", look="faint", x=x, y=height - 8, anchor="start", text=told)]
     for stretch in axis.stretches:
         if stretch.is_cut and stretch.kind == "idle":
             x = (axis.x(stretch.began) + axis.x(stretch.ended)) / 2
@@ -8640,7 +8640,7 @@ def row_shapes(row: Row, axis: Axis, top: int) -> List[Html]:
             shapes.append(fill("path", look="torn", d=f"M{middle - 6:.1f} {y + BAR_PX}l6 -{BAR_PX}m4 0l-6 {BAR_PX}"))
     shapes.append(block("bar", x, y, width, BAR_PX, row_words(row)))
     for span in sorted(row.spans, key=lambda span: span["began"]):
-        shapes += span_shapes(span, row, axis, y)
+        shapes += span_shapes(span, row, axis, x, y)
     if row.checked:
         shapes.append(block("check", x + width, y + 6, max(1.0, axis.length(row.checked)), BAR_PX - 12, f"judged in {time_words(row.checked)}"))
     return shapes + limit_shapes(row, axis, x, y)
@@ -8650,10 +8650,10 @@ def block(look: str, x: float, y: float, width: float, height: float, title: str
     return fill("rect", look=look, x=round(x, 1), y=round(y, 1), width=round(max(0.5, width), 1), height=height, title=title)
 
 
-def span_shapes(span: Mapping[str, Any], row: Row, axis: Axis, y: float) -> List[Html]:
+def span_shapes(span: Mapping[str, Any], row: Row, axis: Axis, x: float, y: float) -> List[Html]:
     """A tool call; one that failed is hollow and crossed."""
     began, ended = (min(max(0.0, span[name]), row.duration) for name in ("began", "ended"))
-    x, width = axis.x(row.began) + axis.length(began), max(10.0 if span["failed"] else 4.0, axis.length(max(0.0, ended - began)))
+    x, width = x + axis.length(began), max(10.0 if span["failed"] else 4.0, axis.length(max(0.0, ended - began)))
     title = f"{span['what']}, {time_words(max(0.0, span['ended'] - span['began']))}" + (", failed" if span["failed"] else "")
     shapes = [block("span failed" if span["failed"] else "span", x, y + 4, width, BAR_PX - 8, title)]
     middle = x + width / 2
@@ -8703,12 +8703,13 @@ class Excerpt:
 
     def see(self, line: bytes) -> None:
         events = read_events(line.decode("utf-8", "replace"))
+        handlers = {"assistant": self._assistant, "user": self._returned}
         self.broken += not events and bool(line.strip())
-        for event in events:
-            if event["type"] == "assistant":
-                self._assistant(event)
-            elif event["type"] == "user":
-                self._returned(event)
+        try:
+            for event in events:
+                handlers.get(event["type"], lambda event: None)(event)
+        except RecursionError:        # so deep that it could just be read, and not be told
+            self.broken += 1
 
     def _assistant(self, event: Mapping[str, Any]) -> None:
         message = as_mapping(event.get("message"))

@@ -389,11 +389,16 @@ def test_times_that_are_not_known_or_contradict_give_a_sensible_picture(page_of,
     assert bars[0][0] < bars[1][0] or more[1]["began_at"] == 1e9
 
 
-@given(st.lists(st.tuples(*[st.floats(0, 1e6)] * 5), min_size=1, max_size=50))
-def test_any_times_give_a_picture_within_its_bounds(times):
-    more = [details(begin, waited, checked, [{"what": "x", "began": waited, "ended": checked, "failed": True}]) for begin, waited, checked, _, _ in times]
-    made = "".join(cc.report_page([outcome([attempt(n, duration=took, timeout=limit) for n, (_, _, _, took, limit) in enumerate(times, 1)], more)]))
-    assert "nan" not in made and all(0 <= float(x) <= 961 for x in re.findall(r' x="([^"]*)"', made))
+@given(st.lists(st.tuples(*[st.floats(0, 1e6)] * 5), min_size=1, max_size=50), st.booleans())
+def test_any_times_give_a_picture_within_its_bounds(times, in_order):
+    times = sorted(times) if in_order else times
+    more = [details(1 + begin, waited, checked, [{"what": "x", "began": waited, "ended": checked, "failed": True}]) for begin, waited, checked, _, _ in times]
+    attempts = [attempt(number, duration=took, timeout=limit) for number, (_, _, _, took, limit) in enumerate(times, 1)]
+    made = cc.timeline({"number": 1, "attempts": attempts}, {"attempts": more}, "task", cc.Share(1000, 10, False, False))
+    assert "nan" not in made and "inf" not in made
+    assert all(0 <= float(x) <= 960.1 for x in re.findall(r' x="([^"]*)"', made)) and all(float(width) >= 0 for width in re.findall(r' width="([^"]*)"', made))
+    right = [float(x) + float(width) for x, width in re.findall(r'x="([^"]*)" y="[^"]*" width="([^"]*)"', made)]
+    assert all(edge <= 975 for edge in right)
 
 
 # ---- Transcripts. ----
@@ -431,6 +436,15 @@ def test_a_broken_transcript_is_told(tmp_path, content):
     (tmp_path / "t.jsonl").write_bytes(content)
     found = words(lxml.html.fromstring(cc.story(str(tmp_path / "t.jsonl"), 1000, 1)))
     assert "What Claude said and did" in found and ("cannot be read as events" in found) == bool(content)
+
+
+@pytest.mark.parametrize("text", ids=["input", "text"], argvalues=['{"type": "assistant", "message": {"content": [{"type": "tool_use", "id": "a", "name": "X", "input": {"a": %s}}]}}',
+                                  '{"type": "assistant", "message": {"content": [{"type": "text", "text": %s}]}}'])
+def test_what_is_nested_as_deep_as_can_just_be_read_is_no_crash(text):
+    for depth in range(950, 1010):
+        excerpt = cc.Excerpt(1000)
+        excerpt.see((text % ("[" * depth + "]" * depth)).encode())
+        assert excerpt.broken + excerpt.items <= 1
 
 
 def test_a_transcript_that_is_gone_or_is_none_is_told(page_of, tmp_path):
