@@ -8250,6 +8250,8 @@ def overall_answer(outcomes: Sequence[Outcome]) -> Answer:
     if len(answers) == 1:
         return answers[0]
     worst, good = max(answers), sum(answer.rank == 0 for answer in answers)
+    if worst.rank == 1 and good:      # some were begun
+        worst = Answer(2, "bad", "Not passed", "")
     verdicts = last_criteria(task for outcome in outcomes for task in outcome.document["tasks"])
     told = f"{good} of {plural(len(answers), 'spec')} passed: {evidence_tally(verdicts)}."
     others = "; ".join(f"{outcome.document['spec']}: {answer.word.lower()}" for outcome, answer in zip(outcomes, answers) if answer.rank)
@@ -8263,12 +8265,12 @@ def answer_of(outcome: Outcome) -> Answer:
     told = f"{good} of {plural(len(tasks), 'task')} passed" + (f", {skipped} skipped" if skipped else "")
     told += f": {evidence_tally(last_criteria(tasks))}." if skipped < len(tasks) else "."
     if is_unbegun(document):
-        return Answer(2, "weak", "Not begun", told)
+        return Answer(1, "weak", "Not begun", told)
     if status > 128:
-        return Answer(4, "weak", "Interrupted", told)
+        return Answer(5, "weak", "Interrupted", told)
     if status in (3, 4):
         return Answer(status, "bad", {3: "Not ready", 4: "Stopped by a limit"}[status], told)
-    return Answer(0, "good", "Passed", told) if document["success"] and not status else Answer(1, "bad", "Not passed", told)
+    return Answer(0, "good", "Passed", told) if document["success"] and not status else Answer(2, "bad", "Not passed", told)
 
 
 def is_unbegun(document: Mapping[str, Any]) -> bool:
@@ -8403,8 +8405,8 @@ def ending_note(task: Mapping[str, Any], details: Mapping[str, Any]) -> Html:
 def verdict_table(criteria: Sequence[Mapping[str, Any]], caption: str) -> Html:
     if not criteria:
         return Html()
-    rows = (fill("verdict", badge=verdict_badge(criterion), text=criterion["text"],
-                 evidence=re.sub(f"^(?:{NEVER_RAN}|judged: )", "", criterion["evidence"])) for criterion in criteria)
+    rows = (fill("verdict", badge=verdict_badge(criterion), text=cut_text(criterion["text"], SHOWN_CHARS),
+                 evidence=cut_text(re.sub(f"^(?:{NEVER_RAN}|judged: )", "", criterion["evidence"]), SHOWN_CHARS)) for criterion in criteria)
     return fill("verdicts", caption=caption, rows=joined(rows))
 
 

@@ -279,7 +279,7 @@ def test_several_specs_each_have_their_part_also_one_that_was_not_begun(report, 
         (workspace / name).write_text(SPEC)
     (tmp_path / "out" / "2-two" / "run-lock").mkdir(parents=True)
     done, page = report("one.md", "two.md", "three.md", "--output", tmp_path / "out", agent=stand_in([WRITES]))
-    assert done.returncode == 3 and page.words("//h1") == ["Not begun"] and page.words("//h2") == ["one.md", "two.md", "three.md"]
+    assert done.returncode == 3 and page.words("//h1") == ["Not passed"] and page.words("//h2") == ["one.md", "two.md", "three.md"]
     assert "1 of 3 specs passed: 2 proved. two.md: not begun; three.md: not begun." in page.words("//h1/following-sibling::p")
     assert page.words("//h2/following-sibling::p/span") == ["Passed", "Not begun", "Not begun"] and "it was not begun: " in page.text
     check_looks(chromium, page.path)
