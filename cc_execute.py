@@ -8069,7 +8069,8 @@ figure { margin: 0 } figcaption { color: var(--quiet); font-size: .82rem; margin
 .number { white-space: nowrap; font-variant-numeric: tabular-nums } .cost svg { display: block } .cost rect { fill: var(--span) }
 details > summary { cursor: pointer; padding: .35rem 0; font-weight: 500 } details details > summary { font-weight: 400 }
 .story { border-left: 2px solid var(--line); padding-left: .9rem; margin-top: .4rem } .story > * + * { margin-top: .7rem }
-.files { padding-left: 1.2rem; font-size: .93rem } .chart { display: block; width: 100%; min-width: 52rem }
+.files { padding-left: 1.2rem; font-size: .93rem }
+nav { margin-top: 1.2rem } nav li { margin: .3rem 0 } .chart { display: block; width: 100%; min-width: 52rem }
 .chart text { font: 13px system-ui, sans-serif; fill: var(--ink); paint-order: stroke; stroke: var(--card); stroke-width: 4px }
 .chart .faint { fill: var(--quiet) } .bar { fill: var(--bar) } .span { fill: var(--span); stroke: var(--card) }
 .span.failed { fill: var(--card); stroke: var(--fail); stroke-width: 1.5 } .cross { stroke: var(--fail); stroke-width: 2; fill: none }
@@ -8104,6 +8105,8 @@ MARKUP: Mapping[str, str] = {
 <main id="main" tabindex="-1">
 <div class="answer {look}"><h1>{answer}</h1><p>{told}</p></div>
 """,
+    "specs": '<nav aria-label="Specs"><ul class="files">{items}</ul></nav>\n',
+    "spec_link": '<li><a href="#{anchor}" class="text" lang="" dir="auto">{name}</a> {badge}</li>',
     "end": """</main>
 <footer><p>Made by cc_execute {version}. {legend}</p></footer>
 </body>
@@ -8240,6 +8243,8 @@ def report_page(outcomes: Sequence[Outcome]) -> Iterator[str]:
     names = ", ".join(outcome.document["spec"] for outcome in outcomes[:3]) + (", …" if len(outcomes) > 3 else "")
     yield fill("top", title=f"{answer.word}: {shorten(names, 200)} – cc_execute", style=Html(PAGE_STYLE), look=answer.look, answer=answer.word,
                told=answer.told)
+    if share.several:
+        yield fill("specs", items=joined(spec_link(outcome, f"spec-{number}") for number, outcome in enumerate(outcomes, 1)))
     for number, outcome in enumerate(outcomes, 1):
         yield from report_spec(outcome, f"spec-{number}", share)
     yield fill("end", version=VERSION, legend=LEGEND)
@@ -8254,8 +8259,12 @@ def overall_answer(outcomes: Sequence[Outcome]) -> Answer:
         worst = Answer(2, "bad", "Not passed", "")
     verdicts = last_criteria(task for outcome in outcomes for task in outcome.document["tasks"])
     told = f"{good} of {plural(len(answers), 'spec')} passed: {evidence_tally(verdicts)}."
-    others = "; ".join(f"{outcome.document['spec']}: {answer.word.lower()}" for outcome, answer in zip(outcomes, answers) if answer.rank)
-    return worst._replace(told=told + (f" {shorten(others, 600)}." if others else ""))
+    return worst._replace(told=told)
+
+
+def spec_link(outcome: Outcome, anchor: str) -> Html:
+    answer = answer_of(outcome)
+    return fill("spec_link", anchor=anchor, name=outcome.document["spec"], badge=fill("badge", look=answer.look, word=answer.word))
 
 
 def answer_of(outcome: Outcome) -> Answer:
