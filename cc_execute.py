@@ -24,7 +24,8 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
 
 Sections, each using only what stands above it:
     Policy · Patterns · Errors · Secrets · Shelf · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
-    History · Metrics · Bridge · Runs · Running · Documents · Page · Report · JUnit · Terminal · Jobs · Replay · Module · Command line
+    History · Metrics · Bridge · Runs · Running · Documents · Page · Report · JUnit · Terminal · Jobs · Replay · Module
+    Command line
 
 Known gaps, on purpose: criteria outside the table of kinds are matched by their words and never count as proved; a secret
 that looks like none, and is no value of the environment's, is not masked.
@@ -7994,7 +7995,8 @@ def details_document(results: Sequence[TaskResult]) -> List[Dict[str, Any]]:
 
 
 def attempt_details(attempt: Attempt) -> Dict[str, Any]:
-    return {"began_at": attempt.began_at, "waited": attempt.waited, "checked": attempt.checked, "spans": [span._asdict() for span in attempt.spans]}
+    return {"began_at": attempt.began_at, "waited": attempt.waited, "checked": attempt.checked,
+            "spans": [span._asdict() for span in attempt.spans]}
 
 
 def plan_document(spec: Spec, options: Options, history: History, warnings: Sequence[str]) -> Dict[str, Any]:
@@ -8894,8 +8896,9 @@ def suite_properties(outcome: Outcome) -> Iterator[Tuple[str, Any]]:
     yield "exit_status", outcome.status
     for task, details in zip(document["tasks"], outcome.details):
         costs = [attempt["cost_usd"] for attempt in task["attempts"] if attempt["cost_usd"] is not None]
+        duration = sum(attempt["duration"] for attempt in task["attempts"])
         told = {"title": task["title"] or details["prompt"], "status": task["status"], "attempts": len(task["attempts"]),
-                "duration": round(sum(attempt["duration"] for attempt in task["attempts"]), 3), "cost_usd": round(sum(costs), 6) if costs else None}
+                "duration": round(duration, 3), "cost_usd": round(sum(costs), 6) if costs else None}
         yield from ((f"task.{task['number']}.{name}", value) for name, value in told.items() if value is not None)
     yield from ((f"warning.{number}", warning) for number, warning in enumerate(document["warnings"], 1))
 
@@ -9166,7 +9169,8 @@ def told_count(count: float) -> str:
 def live_figures(now: Live) -> Dict[str, str]:
     """The figures of a live line by what they are, as they stand in it."""
     filled = round(BAR_CELLS * min(1.0, now.elapsed / now.limit)) if now.limit else 0
-    return {"bar": "█" * filled + "░" * (BAR_CELLS - filled) if now.limit else "", "time": told_time(now.elapsed, now.limit) if now.limit else "",
+    return {"bar": "█" * filled + "░" * (BAR_CELLS - filled) if now.limit else "",
+            "time": told_time(now.elapsed, now.limit) if now.limit else "",
             "attempt": f"attempt {now.attempt}" if now.attempt else "", "tokens": f"{told_count(now.tokens)} tok" if now.tokens else "",
             "cost": f"${now.cost_usd:.3f}" if now.cost_usd else ""}
 
@@ -9189,7 +9193,8 @@ def live_line(now: Live, columns: int) -> List[Tuple[str, str]]:
     doing = fit(now.doing, left() - cells(title + since)) + since
     colour = next((colour for part, colour in COLOUR_OF_BAR if now.limit and now.elapsed >= part * now.limit), "")
     bar = [(figures["bar"], colour), (" " + figures["time"], "")] if figures["bar"] else [(figures["time"], "")]
-    parts = [[(f"{now.place}: {title}", "bold")], bar, *([(text, "")] for text in (doing, figures["attempt"], figures["tokens"], figures["cost"]))]
+    rest = (doing, figures["attempt"], figures["tokens"], figures["cost"])
+    parts = [[(f"{now.place}: {title}", "bold")], bar, *([(text, "")] for text in rest)]
     whole = [piece for part in parts if part[0][0] for piece in [(SEPARATOR, "dim"), *part]][1:]
     line = "".join(text for text, _ in whole)
     return whole if cells(line) <= columns else [(fit(line, columns), "")]
@@ -9431,7 +9436,8 @@ def table_of_specs(outcomes: Sequence[Outcome]) -> List[str]:
         statuses = [task["status"] for task in document["tasks"]]
         result = "passed" if document["success"] else "not begun" if set(statuses) == {"skipped"} else "not passed"
         cost = "" if document["cost_usd"] is None else f"${document['cost_usd']:.4f}"
-        rows.append([str(number), printable(document["spec"]), result, f"{statuses.count('passed')} of {len(statuses)}", f"{document['duration']:.1f} s", cost])
+        passed_of = f"{statuses.count('passed')} of {len(statuses)}"
+        rows.append([str(number), printable(document["spec"]), result, passed_of, f"{document['duration']:.1f} s", cost])
     colours = ["green" if row[2] == "passed" else "yellow" if row[2] == "not begun" else "red" for row in rows]
     return laid_out([["", "spec", "result", "tasks", "time", "cost"], *rows], ["dim", *colours])
 
@@ -9783,8 +9789,9 @@ def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "",
 def unbegun(job: Job, why: str, status: int = 0) -> Outcome:
     """The outcome of a spec that was not begun: all its tasks are skipped."""
     results = [TaskResult(task, "skipped", note=why) for task in chosen_tasks(job.spec, job.options)]
-    document = {"schema": SCHEMA, "spec": job.spec.file, "success": False, "confidence": None, "started_at": iso_time(time.time()), "duration": 0.0,
-                "cost_usd": None, "output_dir": "", "warnings": [f"it was not begun: {why}"], "tasks": [task_document(result) for result in results]}
+    document = {"schema": SCHEMA, "spec": job.spec.file, "success": False, "confidence": None, "started_at": iso_time(time.time()),
+                "duration": 0.0, "cost_usd": None, "output_dir": "", "warnings": [f"it was not begun: {why}"],
+                "tasks": [task_document(result) for result in results]}
     return Outcome(masked(document, own_mask()), status, details=masked(details_document(results), own_mask()))
 
 
