@@ -26,6 +26,7 @@ bench: $(STAMP) $(TOOLS)/bench/installed  ## how fast everything is and what it 
 	$(VENV)/bin/python tests/bench/bridge.py $(ARGS)
 	$(VENV)/bin/python tests/bench/whole.py --sdk $(TOOLS)/bench/bin/python
 	$(VENV)/bin/python tests/bench/growth.py
+	$(VENV)/bin/python tests/bench/queues.py
 	$(VENV)/bin/python tests/bench/specs.py
 	$(VENV)/bin/python tests/bench/limits.py
 

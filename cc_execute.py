@@ -609,6 +609,7 @@ class Options(NamedTuple):
     keep: int = KEPT_RUNS             # folders of a spec's runs
     resume: bool = False              # go on with the spec's last run
     resume_from: Optional[str] = None   # or with the run in this folder
+    resume_if_any: bool = False       # as `resume`, but begin where there is no run to go on with
     report: Optional[str] = None      # the page to look at
     junit: Optional[str] = None       # the file for CI
 
@@ -6367,6 +6368,7 @@ class RunState(NamedTuple):
     started_at: float                 # Unix time
     elapsed: float = 0.0              # seconds, over all that went on with it
     bridge: str = ""                  # its address, without a token
+    host: str = ""                    # where cc_execute was when it used that
     options: Mapping[str, Any] = {}   # that were given; but for those that hold a secret, which are only named
     withheld: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
@@ -6594,15 +6596,21 @@ class RunFolder:
     def may_run(self) -> bool:
         """Whether something that was left alone may run still, though its bridge cannot be asked: if it was seen on this machine, by
         whether it is there; else by how long it is ago."""
-        return any(kept.launch and kept.launch.started and is_left(kept.launch, self._last_sign(kept)) for kept in self.state.tasks)
+        return any(kept.launch and kept.launch.started and is_left(kept.launch, self._last_sign(kept), not self.is_elsewhere())
+                   for kept in self.state.tasks)
+
+    def is_elsewhere(self) -> bool:
+        """Whether the run was last at work on another machine, as it can be where the folder is shared: its bridge is not ours."""
+        return self.state.host not in ("", os.uname().nodename)
 
     def _last_sign(self, kept: TaskState) -> float:
         names = (f"{kept.stem}-attempt-{kept.launch.number if kept.launch else 0}.jsonl", f"{kept.stem}-state.json")
         return max(modified_at(os.path.join(self.path, name)) for name in names)
 
     def note_bridge(self, address: str) -> None:
-        if self.state.bridge != address:
-            self.state = self.state._replace(bridge=address)
+        host = os.uname().nodename
+        if (self.state.bridge, self.state.host) != (address, host):
+            self.state = self.state._replace(bridge=address, host=host)
             self.save()
 
     def elapsed(self) -> float:
@@ -6650,8 +6658,9 @@ def lock_run(folder: str) -> Any:
     return lock
 
 
-def is_left(launch: Launch, last_sign: float) -> bool:
-    return process_mark(launch.mark.split(" ")[0]) == launch.mark if launch.mark else time.time() - last_sign < LEFT_S
+def is_left(launch: Launch, last_sign: float, here: bool) -> bool:
+    """Whether what was begun may run still; `here`: its mark is of a process of this machine."""
+    return process_mark(launch.mark.split(" ")[0]) == launch.mark if launch.mark and here else time.time() - last_sign < LEFT_S
 
 
 def process_mark(pid: Union[int, str]) -> str:
@@ -6762,12 +6771,13 @@ def occupy(directory: str, who: str) -> Tuple[Any, str]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_SH)   # held by all that are at work: nobody has the other lock meanwhile
         lock.seek(0)
         others = lock.read().strip() or "another run"
-    fcntl.flock(lock, fcntl.LOCK_SH)  # held by all of them: nobody has the other lock while one is at work
     lock.truncate(0)
     lock.write(who)
     lock.flush()
+    fcntl.flock(lock, fcntl.LOCK_SH)
     return lock, others
 
 
@@ -9499,8 +9509,9 @@ def write_pages(outcomes: Sequence[Outcome], options: Options) -> List[str]:
     for name, path in pages_of(options).items():
         try:
             write_page(path, PAGES[name](outcomes))
-        except OSError as error:
-            troubles.append(f"--{name} {getattr(options, name)!r} could not be written ({error.strerror}): give the same command with --resume "
+        except Exception as error:    # what was paid for is told in any case
+            told = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            troubles.append(f"--{name} {getattr(options, name)!r} could not be written ({told}): give the same command with --resume "
                             f"and another file")
     return troubles
 
@@ -9620,10 +9631,13 @@ def check_resumption(spec: Spec, given: Mapping[str, Any], folder: str, state: R
         raise UsageError(f"the run in {folder} is one of {state.file}, and has no task of {spec.file}; expected that spec")
 
 
+RESUMING = ("resume", "resume_from", "resume_if_any")
+
+
 def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Job:
-    resumes = given.get("resume") or given.get("resume_from")
+    resumes = any(given.get(name) for name in RESUMING)
     folder, state = find_run(spec, given, number, batch) if resumes else ("", None)
-    if resumes and not state and number < 2:
+    if resumes and not state and number < 2 and not given.get("resume_if_any"):
         raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one: give "
                          "the --output that it had, or leave out --resume")
     if state:
@@ -9663,7 +9677,7 @@ def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
 def kept_options(job: Job, directory: str) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
     """The options that a resumption is to have again, and the names of those that hold a secret, which is not kept."""
     mask, given = own_mask(), dict(job.given)
-    for name in ("resume", "resume_from", "output", *PAGES):
+    for name in (*RESUMING, "output", *PAGES):
         given.pop(name, None)
     if given.get("store") and "://" not in given["store"]:
         given["store"] = os.path.abspath(given["store"])
@@ -9688,8 +9702,9 @@ def begin_state(job: Job, directory: str, batch: str) -> RunState:
 class Connector:
     """The way to the bridge: connected on first use, and again after `disconnect`."""
 
-    def __init__(self, url: Optional[str], folder: RunFolder, interrupt: Interrupt, observer: Observer):
-        self._url, self._folder, self._interrupt, self._say = url, folder, interrupt, observer.say
+    def __init__(self, url: Optional[str], folder: RunFolder, interrupt: Interrupt, observer: Observer, patient: bool = False):
+        """`patient`: nobody is there who could bring a bridge back, or try again."""
+        self._url, self._folder, self._interrupt, self._say, self._patient = url, folder, interrupt, observer.say, patient
         self._client: Optional[BridgeClient] = None
 
     def client(self) -> BridgeClient:
@@ -9701,7 +9716,10 @@ class Connector:
 
     def _connect_again(self) -> Optional[BridgeClient]:
         """The bridge where something was left alone; None if nothing was, or if it cannot run any more. NotReady if it may, and that bridge
-        cannot be asked."""
+        cannot be asked; on another machine it is waited for its end."""
+        if self._folder.in_flight() and self._folder.is_elsewhere():
+            self._outwait()
+            return None
         left_at = self._folder.state.bridge if self._folder.in_flight() else ""
         named = parse_address(self._url) if self._url else None   # it may have the token that is not kept
         try:
@@ -9709,10 +9727,24 @@ class Connector:
             trouble = ""
         except (NotReady, BridgeLost, OSError) as error:
             client, trouble = None, str(error).rstrip(".")
-        if trouble and self._folder.may_run():
+        if trouble and self._patient:
+            self._outwait()
+        elif trouble and self._folder.may_run():
             raise NotReady(f"an agent was left running by the bridge at {left_at}, which cannot be asked: {trouble}. Bring it back, or try "
                            f"again in {LEFT_S} s: by then it has ended the agent.")
         return client
+
+    def _outwait(self) -> None:
+        """Wait until an agent that was left alone, and whose bridge cannot be asked, has been ended by that, which takes a minute."""
+        deadline = time.monotonic() + LEFT_S
+        if self._folder.may_run():
+            self._say(f"an agent was left running on {self._folder.state.host or 'this machine'}: its bridge will end it within {LEFT_S} s, which "
+                      "are waited for")
+        while self._folder.may_run():
+            if self._interrupt.signal or time.monotonic() > deadline:
+                raise NotReady(f"An agent was left running by the bridge at {self._folder.state.bridge} on "
+                               f"{self._folder.state.host or 'this machine'}, and has not been seen to end; end it, or try again in {LEFT_S} s.")
+            time.sleep(POLL_S)
 
     def disconnect(self) -> None:
         client, self._client = self._client, None
@@ -9735,7 +9767,7 @@ def end_agents(context: Context) -> None:
 
 def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer, gate: Gate) -> Outcome:
     """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
-    connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer)
+    connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer, job.options.resume_if_any)
     ledger, mask = Ledger(), folder.veil.mask
     ledger.attempts += [attempt for kept in folder.state.tasks for attempt in kept.attempts]
     warnings = [warning for warning in folder.state.warnings if not re.match(r"task \d+ was not (?:tried again|started): ", warning)]
@@ -10065,7 +10097,8 @@ What is done:
   --keep-going          go on with the next task after a failed one
   --jobs N              so many specs side by side (files, folders, patterns)
   --resume              go on with the last run: what had passed is not redone
-  --resume-from DIR     go on with the run in that folder
+  --resume-from DIR     the same with the run in that folder
+  --resume-if-any       the same, but begin where there is none
   --replay TRANSCRIPT   judge a kept transcript again; runs nothing
   --stats [--markdown]  how often specs succeed, all or SPEC; as Markdown
 How:
@@ -10159,7 +10192,8 @@ def make_parser() -> Any:
     parser = Parser(argument_default=argparse.SUPPRESS, allow_abbrev=False)
     add = parser.add_argument
     add("specs", nargs="*", metavar="SPEC")
-    for name in ("--dry-run", "--keep-going", "--question", "--strict", "--judge", "--json", "--resume", "--stats", "--markdown"):
+    for name in ("--dry-run", "--keep-going", "--question", "--strict", "--judge", "--json", "--resume", "--resume-if-any", "--stats",
+                 "--markdown"):
         add(name, action="store_true")
     for name in ("--model", "--cwd", "--bridge", "--store", "--claude", "--output", "--resume-from", "--replay", "--report", "--junit"):
         add(name)
@@ -10247,7 +10281,7 @@ def check_place() -> None:
 def check_modes(parsed: Any, given: Mapping[str, Any]) -> None:
     """Refuse what cannot be meant together. Raises UsageError."""
     modes = [name for name, wanted in (("--stats", parsed.stats), ("--replay", parsed.replay), ("--dry-run", parsed.dry_run),
-                                       ("--resume", given.get("resume") or given.get("resume_from"))) if wanted]
+                                       ("--resume", any(given.get(name) for name in RESUMING))) if wanted]
     if parsed.verbose and parsed.quiet:
         raise UsageError("-v was given with -q; expected one of them")
     if len(modes) > 1:

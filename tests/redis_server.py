@@ -34,6 +34,12 @@ class RedisServer(NamedTuple):
         except redis.RedisError:
             return False
 
+    def restart(self) -> "RedisServer":
+        """Ended and started again as it was, with what it has kept on the disk."""
+        self.process.terminate()
+        self.process.wait()
+        return self._replace(process=start_process(self.process.args, self))
+
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
@@ -57,9 +63,14 @@ def start_redis(*options: str, password: str = "") -> RedisServer:
     port, folder = free_port(), tempfile.mkdtemp(prefix="cc-redis-")
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder,
                *(["--requirepass", password] if password else []), *options]
-    server = RedisServer(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), port, password, Path(folder))
+    server = RedisServer(None, port, password, Path(folder))
+    return server._replace(process=start_process(command, server))
+
+
+def start_process(command: list, server: RedisServer) -> subprocess.Popen:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until(server.answers, "redis-server answers")
-    return server
+    return process
 
 
 def running_redis(*options: str, password: str = "") -> Iterator[RedisServer]:
