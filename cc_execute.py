@@ -1940,7 +1940,7 @@ class Stream:
     @property
     def doing(self) -> str:
         """What the agent is doing, in a few words."""
-        return describe_call(self._does) if isinstance(self._does, ToolCall) else shorten(self._does, 60)
+        return describe_call(self._does) if isinstance(self._does, ToolCall) else shorten(self._does[:SECRET_END_CHARS], 60)
 
     def _called(self, name: str, given: Mapping[str, Any]) -> ToolCall:
         short = {sys.intern(key): value for key, value in given.items() if key in KEPT_INPUTS or not is_long(value)}
@@ -6616,6 +6616,10 @@ class RunFolder:
     def elapsed(self) -> float:
         return time.monotonic() - self._clock
 
+    def make_up(self, at: int, seconds: float) -> None:
+        """The task's process has run for so long since it was begun, also while nobody looked."""
+        self._clock = min(self._clock, time.monotonic() - self.task(at).elapsed - seconds)
+
     def keep_warnings(self, warnings: Sequence[str]) -> None:
         self.state = self.state._replace(warnings=tuple(warnings))
         self.save()
@@ -6781,8 +6785,10 @@ def occupy(directory: str, who: str) -> Tuple[Any, str]:
     return lock, others
 
 
-def occupy_all(directories: Iterable[str], who: str, warn: Callable[[str], None], leave: contextlib.ExitStack) -> None:
-    """Say which folders this run works in until `leave` is closed, and warn of those where another one is at work already."""
+def occupy_all(directories: Iterable[str], who: str, warn: Callable[[str], None], leave: contextlib.ExitStack) -> Callable[[], None]:
+    """Say which folders this run works in until `leave` is closed, and warn of those where another one is at work already. What comes back
+    warns, at the end, of those where another one has come since."""
+    held: Dict[str, Any] = {}
     for directory in directories:
         try:
             lock, other = occupy(directory, who)
@@ -6791,8 +6797,20 @@ def occupy_all(directories: Iterable[str], who: str, warn: Callable[[str], None]
             continue
         leave.enter_context(lock)
         if other:
-            warn(f"another run works in {directory} too ({other}): what one writes, the other takes for its own; give each a folder, such as a "
-                 "git worktree, with --cwd")
+            warn(f"another run works in {directory} too ({other}): {APART}")
+        else:
+            held[directory] = lock
+
+    def look_again() -> None:
+        for directory, lock in held.items():
+            lock.seek(0)
+            other = lock.read().strip()
+            if other != who:
+                warn(f"another run has worked in {directory} meanwhile ({other}): {APART}")
+    return look_again
+
+
+APART = "what one writes, the other takes for its own; give each a folder, such as a git worktree, with --cwd"
 
 
 # -- the folders of all runs
@@ -6913,33 +6931,46 @@ class Ledger:
         self.status = 0               # why nothing could be begun, as an exit status
 
 
+class Turn(NamedTuple):
+    """Who asks whether an agent may be started has to wait so many seconds, for that kind of limit, or for who goes first; "": may go."""
+    kind: str = ""
+    seconds: float = 0.0
+    behind: bool = False
+
+
 class Gate:
     """What several runs share, so that a limit that one has met is waited for by all. When the time is over one goes first, and the others
     only when the API has answered it: else all would meet the limit again at once."""
 
     def __init__(self) -> None:
-        self._until, self._kind = 0.0, ""             # of the monotonic clock; the error's kind, "" if it is open
+        self._kind = ""               # of the limit, "" if it is open
+        self._until = self._until_epoch = 0.0         # by whichever clock gets there first: a machine may sleep meanwhile
         self._first: Any = None                       # who goes first
         self._lock = threading.Lock()
 
+    def _left(self) -> float:
+        return min(self._until - time.monotonic(), self._until_epoch - time.time())
+
     def shut(self, seconds: float, kind: str) -> None:
         with self._lock:
-            self._until, self._kind = max(self._until, time.monotonic() + seconds), kind
+            if seconds > self._left():
+                self._until, self._until_epoch = time.monotonic() + seconds, time.time() + seconds
+            self._kind = kind
 
-    def ask(self, who: Any) -> Tuple[float, str]:
-        """Seconds to wait before one asks again, and for what; (0.0, "") for who may go."""
+    def ask(self, who: Any) -> Turn:
         with self._lock:
-            left = self._until - time.monotonic()
-            if self._kind and (left > 0 or self._first not in (None, who)):
-                return max(left, POLL_S), self._kind
+            if self._kind and self._left() > 0:
+                return Turn(self._kind, self._left())
+            if self._kind and self._first not in (None, who):
+                return Turn(self._kind, behind=True)
             self._first = who if self._kind else None
-            return 0.0, ""
+            return Turn()
 
     def open(self, who: Any) -> None:
-        """The API has answered who went first."""
+        """The API has answered who went first; what another one has met since stands."""
         with self._lock:
             if self._first is who:
-                self._kind, self._first = "", None
+                self._kind, self._first = self._kind if self._left() > 0 else "", None
 
     def leave(self, who: Any) -> None:
         """Who went first has ended, and had no answer if the gate is still not open: the next one goes first."""
@@ -7093,6 +7124,13 @@ def wait_for_limit(seconds: float, kind: str, context: Context) -> bool:
         left = seconds - max(time.monotonic() - clock, time.time() - began)
     context.ledger.waited += min(seconds, time.monotonic() - clock)
     return not context.interrupt.signal
+
+
+def wait_behind(kind: str, context: Context) -> None:
+    """For a moment, until who goes first has had an answer or has ended: that has limits of its own, and counts for none of this run's."""
+    context.disconnect()
+    context.observer.waiting(kind, 0.0)
+    time.sleep(POLL_S)
 
 
 def passed(task: Task, attempt: Attempt, strict: bool) -> bool:
@@ -7320,6 +7358,10 @@ class AttemptRun(Listener):
         self.was_started = True
         self.stream = self.watch.stream = read_transcript(self.transcript)
         self.watch.catch_up(read_number(found.get("elapsed"), 0.0), heard_at - self.began_at)
+        self.context.folder.make_up(self.at, read_number(found.get("elapsed"), 0.0))
+        for call_id, call in self.stream.calls.items():   # what it does since, as far as is known from what it said last
+            if not call.finished:
+                self.spans.begin(call_id, call, self.watch.heard_after)
         client = self.context.client()
         try:
             self.process = client.attach(found["process_id"], place.seq)
@@ -7638,7 +7680,11 @@ UMASK_LOCK = threading.Lock()
 
 
 def current_umask() -> int:
-    """It can only be read by setting it, for all threads; one after the other, or the mask of that moment would be taken for it."""
+    """By proc(5); elsewhere it can only be read by setting it, for all threads: one after the other, or the mask of that moment would be
+    taken for it."""
+    for row in read_lines_of("/proc/self/status"):
+        if row.startswith("Umask:"):
+            return int(row.split()[1], 8)
     with UMASK_LOCK:
         mask = os.umask(0o077)
         os.umask(mask)
@@ -7804,21 +7850,24 @@ class TaskRun:
         if step.wait:
             self.context.gate.shut(step.wait, self.last_error_kind())
         while not step.label and not self.context.interrupt.signal:
-            wait, kind = self.context.gate.ask(self)
-            if not wait:
+            turn = self.context.gate.ask(self)
+            if not turn.kind:
                 return True
-            if wait > self.context.patience() or not wait_for_limit(wait, kind, self.context):
+            if turn.behind:
+                wait_behind(turn.kind, self.context)
+            elif turn.seconds > self.context.patience() or not wait_for_limit(turn.seconds, turn.kind, self.context):
                 return False
         return bool(step.label)
 
     def why_not_passed(self) -> Stop:
         if self.context.interrupt.signal:
             return Stop("")
-        wait, kind = self.context.gate.ask(self)
+        turn, left = self.context.gate.ask(self), self.context.patience()
         self.context.gate.leave(self)
         self.context.ledger.status = 4
-        return Stop(f"{WAITED_FOR.get(kind, 'a limit')}, which another run has met, takes {describe_span(wait)}, longer than --max-wait allows; "
-                    f"run this again then, with --resume, or allow more with --max-wait {int(wait) + 60}")
+        more = int(self.context.options.max_wait - left + turn.seconds) + 60
+        return Stop(f"{WAITED_FOR.get(turn.kind, 'a limit')}, which another run has met, takes {describe_span(turn.seconds)} more, longer than "
+                    f"--max-wait allows; run this again then, with --resume, or allow more with --max-wait {more}")
 
     def look_around(self) -> None:
         """The baseline: as it was before the first attempt, which may have been in an earlier part of the run."""
@@ -7995,6 +8044,7 @@ class Outcome(NamedTuple):
     status: int                       # its exit status
     batch: str = ""                   # to which it belongs
     details: Sequence[Mapping[str, Any]] = ()   # for reports, of each of the document's tasks: see details_document
+    is_replay: bool = False           # a kept transcript was judged again
 
 
 def details_document(results: Sequence[TaskResult]) -> List[Dict[str, Any]]:
@@ -8005,8 +8055,21 @@ def details_document(results: Sequence[TaskResult]) -> List[Dict[str, Any]]:
 
 
 def attempt_details(attempt: Attempt) -> Dict[str, Any]:
-    return {"began_at": attempt.began_at, "waited": attempt.waited, "checked": attempt.checked,
+    return {"began_at": attempt.began_at, "waited": attempt.waited, "checked": attempt.checked, "paid_usd": attempt.paid_usd,
             "spans": [span._asdict() for span in attempt.spans]}
+
+
+def known_cost(details: Iterable[Mapping[str, Any]]) -> Tuple[Optional[float], bool]:
+    """USD of tasks' attempts as far as it is known, None if nothing is; and whether there is more."""
+    paid = [attempt["paid_usd"] for task in details for attempt in task["attempts"]]
+    known = [cost for cost in paid if cost is not None]
+    return (round(sum(known), 6) if known else None), None in paid
+
+
+def cost_figure(details: Iterable[Mapping[str, Any]]) -> str:
+    """"$0.0123", "$0.0123 + ?" where more was spent, nobody knows how much; "" where nothing was."""
+    known, more = known_cost(details)
+    return " + ".join(([f"${known:.4f}"] if known is not None else []) + ["?"] * more)
 
 
 def plan_document(spec: Spec, options: Options, history: History, warnings: Sequence[str]) -> Dict[str, Any]:
@@ -8269,8 +8332,10 @@ def overall_answer(outcomes: Sequence[Outcome]) -> Answer:
     worst, good = max(answers), sum(answer.rank == 0 for answer in answers)
     if worst.rank == 1 and good:      # some were begun
         worst = Answer(2, "bad", "Not passed", "")
+    unbegun_ones = sum(is_unbegun(outcome.document) for outcome in outcomes)
     verdicts = last_criteria(task for outcome in outcomes for task in outcome.document["tasks"])
-    told = f"{good} of {plural(len(answers), 'spec')} passed: {evidence_tally(verdicts)}."
+    unbegun_told = f", {unbegun_ones} not begun" if unbegun_ones else ""
+    told = f"{good} of {plural(len(answers), 'spec')} passed{unbegun_told}: {evidence_tally(verdicts)}."
     return worst._replace(told=told)
 
 
@@ -8285,13 +8350,28 @@ def answer_of(outcome: Outcome) -> Answer:
     good, skipped = sum(task["success"] for task in tasks), sum(task["status"] == "skipped" for task in tasks)
     told = f"{good} of {plural(len(tasks), 'task')} passed" + (f", {skipped} skipped" if skipped else "")
     told += f": {evidence_tally(last_criteria(tasks))}." if skipped < len(tasks) else "."
+    told += why_not(tasks)
+    if status > 128:
+        return Answer(7, "weak", "Interrupted", told)
+    if status in ANSWERS:
+        return ANSWERS[status]._replace(told=told)
     if is_unbegun(document):
         return Answer(1, "weak", "Not begun", told)
-    if status > 128:
-        return Answer(5, "weak", "Interrupted", told)
-    if status in (3, 4):
-        return Answer(status, "bad", {3: "Not ready", 4: "Stopped by a limit"}[status], told)
-    return Answer(0, "good", "Passed", told) if document["success"] and not status else Answer(2, "bad", "Not passed", told)
+    again = " when judged again" if outcome.is_replay else ""
+    if status or not document["success"]:
+        return Answer(2, "bad", f"Not passed{again}", told)
+    return Answer(0, "good" if last_criteria(tasks) else "weak", f"Passed{again}", told)
+
+
+# By the order in which exit statuses count.
+ANSWERS = {2: Answer(6, "bad", "Not begun: bad spec or usage", ""), 3: Answer(5, "bad", "Not ready", ""),
+           4: Answer(4, "bad", "Stopped by a limit", "")}
+
+
+def why_not(tasks: Sequence[Mapping[str, Any]]) -> str:
+    """The first error that kept a task from passing, as a sentence; what was not met is in the figures."""
+    errors = [(task["number"], task["attempts"][-1]["error"]) for task in tasks if task["attempts"] and not task["success"]]
+    return next((f" Task {number}: {shorten(error['message'], 200)}" for number, error in errors if error), "")
 
 
 def is_unbegun(document: Mapping[str, Any]) -> bool:
@@ -8326,10 +8406,6 @@ def badge(word: str) -> Html:
     return fill("badge", look=LOOKS.get(word, "bad"), word=word)
 
 
-def cost_words(cost: Optional[float], what: str = "") -> str:
-    return f"{what}not known" if cost is None else f"${cost:.4f}"
-
-
 def time_words(seconds: float) -> str:
     """"0.25 s", "12.3 s", "1 h 5 min"."""
     return describe_span(seconds) if seconds >= 99.95 else f"{seconds:.1f} s" if seconds >= 1 or not seconds else f"{seconds:.2f} s"
@@ -8339,12 +8415,6 @@ def of_limit(attempt: Mapping[str, Any]) -> str:
     """"12.3 s of 1 min"."""
     limit = attempt["timeout"]
     return time_words(attempt["duration"]) + (f" of {describe_span(limit) if limit >= 1 else time_words(limit)}" if limit else "")
-
-
-def total_of(attempts: Iterable[Mapping[str, Any]]) -> Optional[float]:
-    """USD, as far as it is known."""
-    known = [attempt["cost_usd"] for attempt in attempts if attempt["cost_usd"] is not None]
-    return sum(known) if known else None
 
 
 # -- a spec and its tasks
@@ -8363,10 +8433,10 @@ def report_spec(outcome: Outcome, anchor: str, share: Share) -> Iterator[str]:
 def spec_facts(outcome: Outcome) -> Html:
     document = outcome.document
     started = fill("time", iso=document["started_at"], shown=document["started_at"].replace("T", " ").replace("Z", " UTC"))
-    status = "none" if is_unbegun(document) else exit_words(outcome.status)
+    status = "none" if is_unbegun(document) and not outcome.status else exit_words(outcome.status)
     folder = fill("text", text=document["output_dir"] or "none")
-    facts = [("Started", started, ""), ("Duration", time_words(document["duration"]), ""), ("Cost", cost_words(document["cost_usd"]), ""),
-             ("Exit status", status, ""), ("Output folder", folder, "wide")]
+    facts = [("Judged again" if outcome.is_replay else "Started", started, ""), ("Duration", time_words(document["duration"]), ""),
+             ("Cost", cost_figure(outcome.details) or "none", ""), ("Exit status", status, ""), ("Output folder", folder, "wide")]
     return joined(fill("fact", name=name, value=value, look=look) for name, value, look in facts)
 
 
@@ -8380,14 +8450,14 @@ def warnings_note(warnings: Sequence[str]) -> Html:
 
 
 def task_table(document: Mapping[str, Any], details: Sequence[Mapping[str, Any]], anchor: str) -> Iterator[str]:
-    costs = [total_of(task["attempts"]) for task in document["tasks"]]
+    costs = [known_cost([more])[0] for more in details]
     most = max((cost for cost in costs if cost), default=0.0)
     yield fill("tasks", name=document["spec"])
     for place, (task, more, cost) in enumerate(zip(document["tasks"], details, costs), 1):
         attempts = task["attempts"]
         yield fill("task_row", number=task["number"], anchor=f"{anchor}-task-{place}", title=task_title(task, more), badge=badge(task["status"]),
                    evidence=evidence_tally(attempts[-1]["criteria"]) if attempts else "–", attempts=len(attempts),
-                   time=of_limit(attempts[-1]) if attempts else "–", cost=cost_words(cost) if attempts else "–",
+                   time=of_limit(attempts[-1]) if attempts else "–", cost=cost_figure([more]) or "–",
                    bar=fill("bar", width=round(90 * cost / most, 1)) if cost and most else "")
     yield fill("tasks_end")
 
@@ -8400,7 +8470,7 @@ def report_task(task: Mapping[str, Any], details: Mapping[str, Any], anchor: str
     attempts = task["attempts"]
     told = plural(len(attempts), "attempt")
     if attempts:
-        evidence, cost = evidence_tally(attempts[-1]["criteria"]), cost_words(total_of(attempts), "cost ")
+        evidence, cost = evidence_tally(attempts[-1]["criteria"]), cost_figure([details]).replace("?", "a cost that is not known")
         told = f"{evidence} · {told} · {of_limit(attempts[-1])} · {cost}"
     unjudged = [{"text": text, "standing": "not checked", "evidence": ""} for text in details["criteria"]]
     verdicts = verdict_table(attempts[-1]["criteria"] if attempts else unjudged, "Criteria")
@@ -8471,7 +8541,8 @@ def report_attempt(attempt: Mapping[str, Any], task: Mapping[str, Any], prompt: 
     error, last = attempt["error"], task["attempts"][-1]
     ending = [] if attempt["exit_code"] is None else [f"exit code {attempt['exit_code']}"]
     turns = [] if attempt["num_turns"] is None else [plural(attempt["num_turns"], "turn")]
-    told = " · ".join([of_limit(attempt), cost_words(attempt["cost_usd"], "cost "), *turns, *ending])
+    cost = "cost not known" if attempt["cost_usd"] is None else f"${attempt['cost_usd']:.4f}"
+    told = " · ".join([of_limit(attempt), cost, *turns, *ending])
     differs = [verdict_key(c) for c in attempt["criteria"]] != [verdict_key(c) for c in last["criteria"]]
     yield fill("attempt", anchor=anchor, number=attempt["number"], badge=fill("badge", **attempt_look(attempt)), told=told, prompt=prompt,
                error=fill("note", look="bad", label=f"Error: {error['kind']}", text=cut_text(error["message"], SHOWN_CHARS)) if error else "",
@@ -8490,7 +8561,9 @@ def attempt_look(attempt: Mapping[str, Any]) -> Dict[str, str]:
         return {"look": LOOKS.get(attempt["error"]["kind"], "bad"), "word": attempt["error"]["kind"].replace("_", " ")}
     if not attempt["criteria"]:
         return {"look": "none", "word": "nothing was checked"}
-    return {"look": "bad" if unmet else "good", "word": f"{unmet} not met" if unmet else "all met"}
+    not_run = sum(standing(criterion) == "not run" for criterion in attempt["criteria"])
+    told = [f"{count} {word}" for count, word in ((unmet - not_run, "not met"), (not_run, "not run")) if count]
+    return {"look": "bad" if unmet else "good", "word": ", ".join(told) or "all met"}
 
 
 # -- its time
@@ -8526,7 +8599,7 @@ class Stretch(NamedTuple):
 
 
 class Axis:
-    """Where in the picture a second lies. Time in which nothing ran is cut out, and a wait that is long beside the work shortened."""
+    """Where in the picture a second lies. Time in which the run was not at work is cut out, and a wait that is long beside the work shortened."""
 
     def __init__(self, rows: Sequence[Row]):
         work = max(0.001, sum(row.duration + row.checked for row in rows))
@@ -8633,7 +8706,7 @@ def cut_words(axis: Axis) -> List[str]:
     cut = [stretch for stretch in axis.stretches if stretch.is_cut]
     idle = [time_words(stretch.ended - stretch.began) for stretch in cut if stretch.kind == "idle"]
     waits = [time_words(stretch.ended - stretch.began) for stretch in cut if stretch.kind == "wait"]
-    return ([f"Cut out, because nothing ran: {', '.join(idle)}."] if idle else []) + (
+    return ([f"Cut out, while the run was not at work: {', '.join(idle)}."] if idle else []) + (
         [f"Drawn shorter than it was, a wait of {', '.join(waits)}."] if waits else [])
 
 
@@ -8904,11 +8977,12 @@ def suite_properties(outcome: Outcome) -> Iterator[Tuple[str, Any]]:
     document = outcome.document
     yield from ((name, document[name]) for name in ("success", "confidence", "cost_usd", "output_dir") if document[name] is not None)
     yield "exit_status", outcome.status
+    if outcome.is_replay:
+        yield "replay_of", document["tasks"][0]["attempts"][0]["transcript"]
     for task, details in zip(document["tasks"], outcome.details):
-        costs = [attempt["cost_usd"] for attempt in task["attempts"] if attempt["cost_usd"] is not None]
         duration = sum(attempt["duration"] for attempt in task["attempts"])
         told = {"title": task["title"] or details["prompt"], "status": task["status"], "attempts": len(task["attempts"]),
-                "duration": round(duration, 3), "cost_usd": round(sum(costs), 6) if costs else None}
+                "duration": round(duration, 3), "cost_usd": known_cost([details])[0], "cost": cost_figure([details]) or None}
         yield from ((f"task.{task['number']}.{name}", value) for name, value in told.items() if value is not None)
     yield from ((f"warning.{number}", warning) for number, warning in enumerate(document["warnings"], 1))
 
@@ -9234,6 +9308,15 @@ class Screen:
             self._lines[owner] = line
             self._draw()
 
+    def stop(self, number: int, frame: Any) -> None:
+        """Ctrl-Z: the lines make room for the shell, and come back with what is told next."""
+        import signal
+        with self._lock:
+            self._wipe()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            signal.signal(number, self.stop)
+
     def drop(self, owner: Any) -> None:
         with self._lock:
             self._wipe()
@@ -9341,7 +9424,8 @@ class Terminal(Observer):
 
     def waiting(self, kind: str, left: float) -> None:
         until = time.strftime(", until %H:%M", time.localtime(time.time() + left)) if left >= 120 else ""
-        told = f"waiting for {WAITED_FOR.get(kind, 'it')}: {told_clock(left + 0.999)} left{until}"
+        clock = f"{told_clock(left + 0.999)} left{until}" if left else "another run goes first"
+        told = f"waiting for {WAITED_FOR.get(kind, 'it')}: {clock}"
         if not self.is_waiting:
             self._tell_last()
             self.is_waiting, self.told_at = True, time.monotonic() - WAIT_PACE_S
@@ -9370,7 +9454,8 @@ class Terminal(Observer):
     def task_ended(self, result: TaskResult) -> None:
         self.screen.drop(self)
         if not result.attempts:
-            self.print(f"  {paint('skipped', 'yellow', sys.stdout)}: {result.note}")
+            self.print(f"  {paint('skipped', 'yellow', sys.stdout)}" + (f": {result.note}" if result.note else ""))
+            self._flush()
             return
         last = result.attempts[-1]
         stopped = last.error and last.error.kind in STOPPING + ("permission", "cancelled") and result.changes == Changes()
@@ -9424,7 +9509,8 @@ class VerboseTerminal(Terminal):
         self._tell(mark, colour, f"{shorten(what, 60)} ({time.monotonic() - began:.1f} s)" + (f"\n{BELOW_MARK}{shown}" if shown else ""))
 
     def _tell(self, mark: str, colour: str, text: str) -> None:
-        self.screen.show(f"  {paint(mark, colour, sys.stderr)}  {text}", sys.stderr)
+        named = f"[{self.name}] " if self.name else ""
+        self.screen.show(f"  {paint(mark, colour, sys.stderr)}  {named}{text}", sys.stderr)
 
 
 CALL_CHARS = 200                     # of a tool's command or path
@@ -9435,19 +9521,19 @@ CALL_CHARS = 200                     # of a tool's command or path
 def summary_table(outcome: Outcome) -> List[str]:
     """The tasks of a run, if there are several: what became of each, in how many attempts, how long the last one took, and what all cost."""
     tasks = outcome.document["tasks"]
-    rows = [summary_row(task, details["prompt"]) for task, details in zip(tasks, outcome.details)]
+    rows = [summary_row(task, details) for task, details in zip(tasks, outcome.details)]
     colours = ["green" if task["success"] else "yellow" if task["status"] == "skipped" else "red" for task in tasks]
     return laid_out([["", "task", "result", "attempts", "time", "cost"], *rows], ["dim", *colours]) if len(tasks) > 1 else []
 
 
 def table_of_specs(outcomes: Sequence[Outcome]) -> List[str]:
     rows = []
-    for number, (document, _, _, _) in enumerate(outcomes, 1):
+    for number, outcome in enumerate(outcomes, 1):
+        document = outcome.document
         statuses = [task["status"] for task in document["tasks"]]
         result = "passed" if document["success"] else "not begun" if set(statuses) == {"skipped"} else "not passed"
-        cost = "" if document["cost_usd"] is None else f"${document['cost_usd']:.4f}"
         passed_of = f"{statuses.count('passed')} of {len(statuses)}"
-        rows.append([str(number), printable(document["spec"]), result, passed_of, f"{document['duration']:.1f} s", cost])
+        rows.append([str(number), printable(document["spec"]), result, passed_of, f"{document['duration']:.1f} s", cost_figure(outcome.details)])
     colours = ["green" if row[2] == "passed" else "yellow" if row[2] == "not begun" else "red" for row in rows]
     return laid_out([["", "spec", "result", "tasks", "time", "cost"], *rows], ["dim", *colours])
 
@@ -9459,13 +9545,12 @@ def laid_out(rows: Sequence[Sequence[str]], colours: Sequence[str]) -> List[str]
     return ["", *(told_row(row, widths, colour) for row, colour in zip(rows, colours)), ""]
 
 
-def summary_row(task: Mapping[str, Any], prompt: str) -> List[str]:
-    attempts, title = task["attempts"], shorten(task["title"] or prompt, TITLE_CELLS)
-    costs = [attempt["cost_usd"] for attempt in attempts if attempt["cost_usd"] is not None]
+def summary_row(task: Mapping[str, Any], details: Mapping[str, Any]) -> List[str]:
+    attempts, title = task["attempts"], shorten(task["title"] or details["prompt"], TITLE_CELLS)
     met = [criterion["confidence"] for criterion in attempts[-1]["criteria"] if criterion["met"]] if attempts else []
     proof = f" ({tally(met)})" if task["success"] and met else ""
     return [str(task["number"]), title, task["status"] + proof, str(len(attempts) or ""),
-            f"{attempts[-1]['duration']:.1f} s of {attempts[-1]['timeout']:g} s" if attempts else "", f"${sum(costs):.4f}" if costs else ""]
+            f"{attempts[-1]['duration']:.1f} s of {attempts[-1]['timeout']:g} s" if attempts else "", cost_figure([details])]
 
 
 def told_row(row: Sequence[str], widths: Sequence[int], colour: str) -> str:
@@ -9501,6 +9586,16 @@ def check_pages(options: Options) -> None:
             raise UsageError(f"--{name} {getattr(options, name)!r}: {trouble}; expected a file in a folder of yours")
     if len(set(pages.values())) < len(pages):
         raise UsageError(f"--{' and --'.join(pages)} name the same file {next(iter(pages.values()))!r}; expected two")
+
+
+def clear_pages(options: Options, specs: Sequence[str]) -> None:
+    """Remove what an earlier command wrote there, so that it is not taken for this one's, whatever becomes of that. Raises UsageError."""
+    for name, path in pages_of(options).items():
+        if path in map(os.path.realpath, specs):
+            raise UsageError(f"--{name} {getattr(options, name)!r} is the spec itself; expected another file")
+        if os.path.isfile(path):
+            with contextlib.suppress(OSError):   # then it cannot be written either, which is told
+                os.remove(path)
 
 
 def write_pages(outcomes: Sequence[Outcome], options: Options) -> List[str]:
@@ -9781,9 +9876,10 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
     with contextlib.ExitStack() as leave:
         for step in (folder.save, history.close, connector.disconnect):
             leave.callback(step)
-        occupy_all(workplaces, f"process {os.getpid()}, {job.spec.file}", context.warn, leave)
+        look_again = occupy_all(workplaces, f"process {os.getpid()}, {job.spec.file}, run {folder.state.run}", context.warn, leave)
         try:
             results = run_tasks(context)
+            look_again()
         except BaseException:         # of who runs this as a job, such as a queue's time limit: no agent goes on behind its back
             end_agents(context)
             raise
@@ -9949,7 +10045,7 @@ def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Outcome, str]
         "started_at": iso_time(started_at), "duration": round(time.time() - started_at, 3), "cost_usd": total_cost([attempt]),
         "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": warnings, "tasks": [task_document(result)]}
     status = worst_status([exit_status(result), int(result.status != "passed")])
-    return Outcome(masked(document, own_mask()), status, "", masked(details_document([result]), own_mask())), evidence.directory
+    return Outcome(masked(document, own_mask()), status, "", masked(details_document([result]), own_mask()), is_replay=True), evidence.directory
 
 
 # ---- Module: plain data in, plain data out; the steps under the seed's names ----
@@ -10232,7 +10328,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             print(json.dumps({"error": masked(getattr(error, "details", usage), own_mask())}))
         return error.exit_status
     except OSError as error:          # stdout is full or its terminal is gone, which names no file; or a file of ours
-        output = f"standard output cannot be written: {error.strerror}; send it elsewhere"
+        output = f"standard output cannot be written: {error.strerror}; its result.json has what a run came to; send it elsewhere"
         trouble = f"{in_words(error)}; mend that" if error.filename else output
         print(own_mask()(f"cc_execute: {trouble}, then give the same command again"), file=sys.stderr)
         return give_up_stdout(1)
@@ -10262,7 +10358,9 @@ def run_command_line(argv: Sequence[str]) -> int:
     if parsed.stats:
         return show_stats(named, Options(**given), parsed)
     check_place()
-    specs = [load_spec(path) for path in find_specs(named, given)]
+    paths = find_specs(named, given)
+    clear_pages(Options(**given), paths)
+    specs = [load_spec(path) for path in paths]
     if parsed.replay:
         return show_replay(specs, Options(**{"cwd": "", **given}), parsed.replay, parsed.json)
     if parsed.dry_run:
@@ -10313,18 +10411,36 @@ def find_specs(named: Sequence[str], given: Dict[str, Any]) -> List[str]:
     return paths
 
 
+CRITERIA_WORDS = Pattern(r"success criteria|evaluate\b|criteria\s*:", re.I)
+
+
+def specs_in(folder: str) -> List[str]:
+    """Of a folder's .md and .txt files those that speak of criteria, by name; what else lies there, such as a README, is nobody's task."""
+    paths = sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith((".md", ".txt")) and entry.is_file())
+    found = []
+    for path in paths:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            is_spec = CRITERIA_WORDS.search(file.read())
+        if is_spec:
+            found.append(path)
+        else:
+            print(f"cc_execute: {printable(path)} is left out: it has no success criteria; name it to have it done", file=sys.stderr)
+    return found
+
+
 def expand_paths(named: Iterable[str]) -> List[str]:
-    """Files as they are named; of a folder its .md and .txt files, of a pattern what it matches, both by name; each file once."""
+    """Files as they are named; of a folder its specs, of a pattern what it matches, both by name; each file once."""
     import glob
     paths: Dict[str, str] = {}
     for path in named:
         found = [path]
         if os.path.isdir(path):
-            found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".md", ".txt")) and entry.is_file())
+            found = specs_in(path)
         elif glob.has_magic(path) and not os.path.exists(path):
             found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
         if not found:
-            raise UsageError(f"{path!r} holds no spec; expected a file, a folder with .md or .txt files, or a pattern that matches some")
+            raise UsageError(f"{path!r} holds no spec; expected a file, a folder with .md or .txt files that have success criteria, or a "
+                             "pattern that matches some")
         for name in found:
             paths.setdefault(os.path.realpath(name) if name != "-" else name, name)
     return list(paths.values())
@@ -10422,8 +10538,10 @@ class Batch:
             return list(pool.map(self._run, self._jobs))
 
     def _run(self, job: Job) -> Outcome:
-        if self._why_not or self._interrupt.signal:
-            return unbegun(job, self._why_not or "it was interrupted before")
+        if self._interrupt.signal:
+            return unbegun(job, "it was interrupted before", 128 + self._interrupt.signal)
+        if self._why_not:
+            return unbegun(job, self._why_not)
         observer = self._terminal(job)
         try:
             outcome = execute(job, self._interrupt, observer, self._name, self._gate)
@@ -10439,7 +10557,10 @@ class Batch:
 
 
 def run_specs(jobs: Sequence[Job], parsed: Any) -> int:
+    import signal
     screen, several = Screen(), len(jobs) > 1
+    if screen.live and signal.getsignal(signal.SIGTSTP) == signal.SIG_DFL:
+        signal.signal(signal.SIGTSTP, screen.stop)
     kind = VerboseTerminal if parsed.verbose else QuietTerminal if parsed.quiet else Terminal
 
     def terminal(job: Job) -> Terminal:
@@ -10467,7 +10588,7 @@ def tell_of_all(outcomes: Sequence[Outcome], options: Options, as_json: bool, sc
     elif len(documents) > 1:
         sums = paint(f"{good} of {len(documents)} specs passed", "green" if good == len(documents) else "red", sys.stdout)
         print("\n".join([*table_of_specs(outcomes), sums]))
-    return worst_status(outcome.status for outcome in outcomes)
+    return worst_status([*(outcome.status for outcome in outcomes), int(good < len(documents))])
 
 
 if __name__ == "__main__":

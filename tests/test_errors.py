@@ -64,7 +64,7 @@ def told_line(stderr: str, prefix: str = "cc_execute: ") -> str:
 @cases(
     Case("no spec", "", ["no SPEC was given"], "expected a file, or - for standard input"),
     Case("a spec that is not there", "no.md", ["no.md: No such file", "WORKSPACE"], "expected a file that can be read"),
-    Case("a folder without a spec", "/proc/self/fd", ["'/proc/self/fd' holds no spec"], "expected a file, a folder with .md or .txt files"),
+    Case("a folder without a spec", "/proc/self/fd", ["'/proc/self/fd' holds no spec"], "expected a file, a folder with .md or .txt files that have success criteria"),
     Case("an option that is none", "spec.md --retry 2", ["--retry"], "see --help"),
     Case("an option without its value", "spec.md --model", ["--model"], "see --help"),
     Case("a time that is none", "spec.md --timeout soon", ["--timeout", "'soon'"], "expected seconds above 0, such as 45"),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,9 +43,27 @@ def agents() -> list:
 def test_folders_and_patterns_name_specs(run_cc, stand_in, workspace, named):
     (workspace / "specs").mkdir()
     for name in ("b.md", "a.md", "c.py"):
-        (workspace / "specs" / name).write_text("Task: Say hello\n")
+        (workspace / "specs" / name).write_text("Task: Say hello\nSuccess Criteria: 1) response mentions hello\n")
     documents = run_cc(*named, "--json", env=stand_in([{"text": "Hello"}]).environment).json()["specs"]
     assert [document["spec"] for document in documents] == (["specs/b.md", "specs/a.md"] if len(named) > 1 else ["specs/a.md", "specs/b.md"])
+
+
+def test_what_else_lies_in_a_folder_is_no_task(run_cc, stand_in, workspace):
+    (workspace / "specs").mkdir()
+    (workspace / "specs" / "a.md").write_text("Task: Say hello\nSuccess Criteria: 1) response mentions hello\n")
+    (workspace / "specs" / "README.md").write_text("# Specs\nDelete old ones when they are done.\n")
+    done = run_cc("specs", "--json", env=stand_in([{"text": "Hello"}]).environment)
+    assert done.json()["spec"] == "specs/a.md" and "specs/README.md is left out: it has no success criteria" in done.stderr
+
+
+def test_an_interruption_between_two_specs_is_no_success(stand_in, workspace, tmp_path):
+    """As when Ctrl-C comes while a summary is printed."""
+    names = write_specs(workspace, 2)
+    code = ("import cc_execute as cc, os, sys\nended = cc.Terminal.run_ended\n"
+            "def end(self, outcome):\n    ended(self, outcome)\n    os.kill(os.getpid(), 2)\ncc.Terminal.run_ended = end\nsys.exit(cc.main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", code, *names, "--junit", str(tmp_path / "ci.xml")], cwd=workspace, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **stand_in(WORKS).environment}, preexec_fn=heed_signals)
+    assert done.returncode == 130 and 'errors="1"' in (tmp_path / "ci.xml").read_text(), done.stderr
 
 
 @pytest.mark.parametrize("named", ["empty", "nothing*.md"])
@@ -140,19 +159,47 @@ def test_a_limit_that_is_too_long_for_one_ends_those_that_have_to_wait_for_it(ru
     assert done.returncode == 4 and [spec["tasks"][0]["status"] for spec in done.json()["specs"]] == ["error", "skipped", "skipped"]
 
 
+OPEN = cc.Turn()
+
+
 def test_the_gate():
     gate, first, second = cc.Gate(), object(), object()
-    assert gate.ask(first) == (0.0, "")
+    assert gate.ask(first) == OPEN
     gate.shut(0.1, "rate_limit")
-    assert 0 < gate.ask(first)[0] <= cc.POLL_S and gate.ask(first)[1] == "rate_limit"
+    turn = gate.ask(first)
+    assert 0 < turn.seconds <= 0.1 and turn.kind == "rate_limit" and not turn.behind
     gate.open(first)                  # an answer to what was asked before says nothing of it
-    assert gate.ask(second)[0] > 0
-    wait_until(lambda: gate.ask(first)[0] == 0.0, "the time is over")
-    assert gate.ask(first) == (0.0, "") and gate.ask(second) == (cc.POLL_S, "rate_limit")
+    assert gate.ask(second).kind
+    wait_until(lambda: gate.ask(first) == OPEN, "the time is over")
+    assert gate.ask(first) == OPEN and gate.ask(second) == cc.Turn("rate_limit", behind=True)
     gate.leave(first)
-    assert gate.ask(second) == (0.0, "") and gate.ask(first)[0] > 0
+    assert gate.ask(second) == OPEN and gate.ask(first).behind
     gate.open(second)
-    assert gate.ask(first) == gate.ask(second) == (0.0, "")
+    assert gate.ask(first) == gate.ask(second) == OPEN
+
+
+def test_what_is_met_while_one_goes_first_stands():
+    gate, first, second = cc.Gate(), object(), object()
+    gate.shut(0.0, "rate_limit")
+    assert gate.ask(first) == OPEN
+    gate.shut(30, "usage_limit")
+    gate.open(first)
+    assert gate.ask(second).kind == "usage_limit" and gate.ask(second).seconds > 20
+
+
+def test_a_machine_that_slept_meanwhile_does_not_wait_again(monkeypatch):
+    gate, now = cc.Gate(), time.time()
+    gate.shut(600, "usage_limit")
+    monkeypatch.setattr(cc.time, "time", lambda: now + 601)
+    assert gate.ask(object()) == OPEN
+
+
+def test_to_wait_for_who_goes_first_costs_no_patience(run_cc, stand_in, workspace):
+    """It thinks for longer than --max-wait allows to wait for limits."""
+    names = write_specs(workspace, 2)
+    slow = stand_in(LIMITED, LIMITED, [{"sleep": 6}, *WORKS])
+    done = run_cc(*names, "--jobs", 2, "--json", "--max-wait", 5, env=slow.environment)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- Two runs in one folder. ----
@@ -162,8 +209,8 @@ def test_two_runs_in_one_folder_are_warned_of(run_cc, stand_in, workspace):
         (workspace / name).write_text("Task: Say hello\n")
     agent = stand_in([{"bash": "touch ../here-$$; while [ $(ls .. | grep -c here-) -lt 2 ]; do sleep 0.05; done"}, {"text": "ok"}])
     warnings = [" ".join(spec["warnings"]) for spec in run_cc("one.md", "two.md", "--jobs", 2, "--json", env=agent.environment).json()["specs"]]
-    told = [f"another run works in {workspace} too (process " in warning for warning in warnings]
-    assert sorted(told) == [False, True] and "git worktree" in warnings[told.index(True)]
+    told = [re.findall(r"another run (works in|has worked in) \S+ (?:too|meanwhile) \(process \d+, \w+\.md, run", warning) for warning in warnings]
+    assert sorted(told) == [["has worked in"], ["works in"]] and all("git worktree" in warning for warning in warnings)
 
 
 def test_two_runs_in_two_processes_are_warned_of_too(run_cc, stand_in, workspace, tmp_path):
@@ -175,9 +222,9 @@ def test_two_runs_in_two_processes_are_warned_of_too(run_cc, stand_in, workspace
         second = pool.submit(run_cc, "spec.md", "--json", env=agent.environment)
         wait_until(lambda: len(agents()) == 2, "the second too")
         (workspace / "go").touch()
-    assert "another run" not in " ".join(first.result().json()["warnings"])
+    assert "another run has worked in" in " ".join(first.result().json()["warnings"])
     assert "another run works in" in " ".join(second.result().json()["warnings"])
-    assert run_cc("spec.md", "--json", env=agent.environment).json()["warnings"] == first.result().json()["warnings"]
+    assert "another run" not in " ".join(run_cc("spec.md", "--json", env=agent.environment).json()["warnings"])
 
 
 # ---- As a module, from threads. ----

@@ -116,7 +116,7 @@ def test_any_text_makes_a_file_that_the_schema_allows(schemas, text, title, evid
                 "warnings": [evidence], "tasks": [{"number": 1, "title": title, "status": "failed", "success": False, "attempts": [{
                     "duration": 1.0, "cost_usd": None, "error": None, "criteria": [
                         {"text": text, "kind": "contains", "met": met, "confidence": "weak", "evidence": evidence} for met in (True, False)]}]}]}
-    page = "".join(cc.junit_page([cc.Outcome(document, 1, details=[{"prompt": text, "criteria": [text] * 2, "note": "", "attempts": [{}]}])]))
+    page = "".join(cc.junit_page([cc.Outcome(document, 1, details=[{"prompt": text, "criteria": [text] * 2, "note": "", "attempts": [{"paid_usd": None}]}])]))
     tree = etree.fromstring(page.encode())
     assert_allowed(tree, schemas)
     assert [case.get("name") for case in tree.iter("testcase")] == [f"1) {cc.xml_text(text)}", f"2) {cc.xml_text(text)}"]
@@ -160,3 +160,17 @@ def test_a_replay_is_written_as_what_it_is(report, run_cc, stand_in, workspace):
     kept = run_cc("-", "--json", input=SPEC, env=stand_in(WORKS).environment).json()["tasks"][0]["attempts"][0]["transcript"]
     done, (suite,) = report("-", "--replay", kept, agent=stand_in(WORKS), input=SPEC + "4) `true`\n")
     assert done.returncode == 1 and results(suite)[3] == ("4) `true`", "failure") and results(suite)[0][1] == "good"
+    assert "replay_of" in properties(suite)
+
+
+def test_what_an_earlier_command_wrote_is_not_taken_for_this_one_s(report, run_cc, stand_in, tmp_path, workspace):
+    report("-", agent=stand_in(WORKS), input=SPEC)
+    assert (tmp_path / "ci.xml").exists()
+    done = run_cc("-", "--junit", tmp_path / "ci.xml", input="Task: x\nTimeout: soon\n")
+    assert done.returncode == 2 and not (tmp_path / "ci.xml").exists()
+
+
+def test_a_spec_is_not_written_over(run_cc, workspace):
+    (workspace / "spec.md").write_text(SPEC)
+    done = run_cc("spec.md", "--junit", "./spec.md")
+    assert done.returncode == 2 and "--junit './spec.md' is the spec itself" in done.stderr and (workspace / "spec.md").read_text() == SPEC

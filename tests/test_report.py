@@ -92,7 +92,7 @@ def attempt(number: int = 1, prompt: str = "Do it", transcript: str = "", **fiel
 
 
 def details(began_at: float = 0.0, waited: float = 0.0, checked: float = 0.0, spans: tuple = ()) -> dict:
-    return {"began_at": began_at, "waited": waited, "checked": checked, "spans": list(spans)}
+    return {"began_at": began_at, "waited": waited, "checked": checked, "paid_usd": 0.01, "spans": list(spans)}
 
 
 def outcome(attempts: list, more: list, tasks: int = 1, **fields) -> cc.Outcome:
@@ -244,6 +244,22 @@ def test_the_answer_comes_first(report, stand_in):
     assert page.words("//ul[@class='files']/li") == ["a.txt"] and page.all("//table[@class='tasks']//rect/@width") == ["90.0"]
 
 
+@pytest.mark.parametrize("statuses, word", [((0, 3, 4), "Not ready"), ((4, 1, 0), "Stopped by a limit"), ((1, 0), "Not passed"), ((130, 3), "Interrupted"), ((0, 0), "Passed")])
+def test_of_several_specs_the_worst_by_the_order_of_exit_statuses_is_the_answer(page_of, statuses, word):
+    outcomes = [outcome([attempt(criteria=[{"text": "x", "kind": "contains", "met": True, "confidence": "proved", "evidence": ""}])], [details()], success=not status)._replace(status=status) for status in statuses]
+    assert page_of(*outcomes).words("//h1") == [word]
+
+
+def test_what_nobody_knows_the_cost_of_says_so(page_of):
+    page = page_of(outcome([attempt(cost_usd=0.02), attempt(2)], [{**details(), "paid_usd": 0.02}, {**details(), "paid_usd": None}]))
+    assert "$0.0200 + ?" in page.words("//td") and any("$0.0200 + a cost that is not known" in told for told in page.words("//p"))
+
+
+def test_an_error_is_told_in_the_first_sentence(report, stand_in):
+    _, page = report("-", agent=stand_in([{"sleep": 5}]), input="Task: Wait\nTimeout: 1\nSuccess Criteria: 1) response mentions x\n")
+    assert "Task 1: It ran into its time limit after 1." in page.text[:300]
+
+
 def test_a_run_that_fails_tells_what_is_not_met(report, stand_in):
     done, page = report("-", "--retries", 0, agent=stand_in([{"text": "I did it."}]), input=SPEC)
     assert done.returncode == 1 and page.words("//h1") == ["Not passed"] and "2 not met" in page.words("//h1/following-sibling::p")[0]
@@ -279,8 +295,8 @@ def test_several_specs_each_have_their_part_also_one_that_was_not_begun(report, 
         (workspace / name).write_text(SPEC)
     (tmp_path / "out" / "2-two" / "run-lock").mkdir(parents=True)
     done, page = report("one.md", "two.md", "three.md", "--output", tmp_path / "out", agent=stand_in([WRITES]))
-    assert done.returncode == 3 and page.words("//h1") == ["Not passed"] and page.words("//h2") == ["one.md", "two.md", "three.md"]
-    assert page.words("//h1/following-sibling::p") == ["1 of 3 specs passed: 2 proved."]
+    assert done.returncode == 3 and page.words("//h1") == ["Not ready"] and page.words("//h2") == ["one.md", "two.md", "three.md"]
+    assert page.words("//h1/following-sibling::p") == ["1 of 3 specs passed, 2 not begun: 2 proved."]
     assert page.words("//nav//li") == ["one.md Passed", "two.md Not begun", "three.md Not begun"]
     assert page.words("//h2/following-sibling::p/span") == ["Passed", "Not begun", "Not begun"] and "it was not begun: " in page.text
     check_looks(chromium, page.path)
@@ -300,7 +316,7 @@ def test_a_replay_is_shown_as_what_it_is(report, run_cc, stand_in):
     agent = stand_in([WRITES, {"text": "The second way."}])
     kept = run_cc("-", "--json", input=SPEC, env=agent.environment).json()["tasks"][0]["attempts"][0]["transcript"]
     done, page = report("-", "--replay", kept, agent=agent, input=UNTRIED + "3) `true`\n")
-    assert done.returncode == 1 and page.words("//h1") == ["Not passed"]
+    assert done.returncode == 1 and page.words("//h1") == ["Not passed when judged again"]
     assert "not run" in page.words("//tbody[@role]//td/span") and "The second way." in page.text
     moved = Path(shutil.move(kept, Path(kept).parent.parent / "elsewhere.jsonl"))
     done, page = report("-", "--replay", moved, agent=agent, input=SPEC)
@@ -359,7 +375,7 @@ def test_days_in_which_nothing_ran_are_cut_out(page_of):
     page = page_of(outcome([attempt(1), attempt(2)], [details(1e9, checked=1.0), details(1e9 + days)]))
     (left, right), (begin, end) = rectangles(page, "bar")
     assert right - left > 250 and end - begin > 250 and begin - right < 240
-    assert "Cut out, because nothing ran: 2 d 23 h." in page.words("//desc")[0] and any(tick.startswith("3 d") for tick in page.words("//*[local-name()='text']"))
+    assert "Cut out, while the run was not at work: 2 d 23 h." in page.words("//desc")[0] and any(tick.startswith("3 d") for tick in page.words("//*[local-name()='text']"))
 
 
 def test_a_wait_of_hours_leaves_the_work_visible_and_tells_its_length(page_of):

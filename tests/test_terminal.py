@@ -185,6 +185,33 @@ def test_a_log_has_colours_only_when_they_are_forced(run_cc, stand_in):
         assert bool(COLOUR.search(done.stdout)) is coloured and "passed" in done.stdout
 
 
+def test_ctrl_z_gives_the_line_to_the_shell_and_fg_brings_it_back(tmp_path, workspace, stand_in, monkeypatch):
+    """In an interactive shell, which has jobs."""
+    if not shutil.which("tmux"):
+        missing("tmux", "not found on PATH")
+    (workspace / "spec.txt").write_text(SPEC)
+    monkeypatch.setenv("PS1", "> ")
+    screen = Screen(tmp_path, 100, "bash", "--norc", "--noprofile", "-i", env=stand_in([GO, *WRITES]).environment, cwd=workspace)
+    try:
+        screen.press(shlex.join([sys.executable, str(ROOT / "cc_execute.py"), "spec.txt"]))
+        screen.press("Enter")
+        screen.wait_for("task 1:.*Bash")
+        screen.press("C-z")
+        screen.wait_for(r"Stopped")
+        assert not LIVE.search(screen.text()), screen.text()
+        for key in ("fg", "Enter"):
+            screen.press(key)
+        screen.wait_for("task 1:.*Bash")
+        (workspace / "go").touch()
+        screen.wait_for("1 of 1 task passed")
+        assert not LIVE.search(screen.text())
+        for key in ("exit", "Enter"):
+            screen.press(key)
+        screen.end()
+    finally:
+        screen.close()
+
+
 # ---- More and less. ----
 
 LIST = "## Task 1: 写配置\nCreate config.py\nSuccess Criteria: 1) config.py exists\n\n## Task 2: Second\nCreate b.py\nSuccess Criteria: 1) b.py exists\n\n## Task 3: Third\nSay hello\n"
@@ -240,6 +267,13 @@ def test_a_table_of_the_tasks_stands_at_the_end(show, stand_in, columns):
     rows = [line.rstrip() for line in screen.text().split("\n") if re.match(r" +task +result|  [123]  ", line)]
     assert len(rows) == 4 and all(wcwidth.wcswidth(row) < columns for row in rows), screen.text()
     assert re.search(r"1  写配置 +failed +1  \d\.\d s of \d+ s  \$0\.0000$", rows[1]) and re.search(r"2  Second.* skipped$", rows[2]), rows
+
+
+def test_v_names_the_spec_where_several_run_side_by_side(run_cc, stand_in, workspace):
+    for name in ("one.md", "two.md"):
+        (workspace / name).write_text(SPEC)
+    told = run_cc("one.md", "two.md", "--jobs", 2, "-v", env=stand_in(WRITES).environment).stderr
+    assert "  tool     [one.md] Write config.py" in told and "  Claude   [two.md] Created config.py." in told
 
 
 def test_of_several_specs_each_is_named_and_the_sum_told(run_cc, stand_in, workspace):
