@@ -7289,6 +7289,7 @@ class AttemptRun(Listener):
         self.after = work.before
         self.stream = Stream()
         self.spans = Spans()
+        self.shown_until = 0.0        # seconds from its start, from when on its progress is shown anew
         self.waited = 0.0             # seconds, for a limit, before it began
         self.changes = Changes()
         self.stderr = ""
@@ -7454,7 +7455,9 @@ class AttemptRun(Listener):
     def cancels(self) -> int:
         """How often the agent has to be cancelled by now: for the user, or for what the watch has seen. Meanwhile the criteria are read."""
         self.work.criteria()
-        self.show_progress(self.stream.doing)
+        if self.watch.elapsed() >= self.shown_until:   # it is asked at every message, of which there may be thousands a second
+            self.shown_until = self.watch.elapsed() + POLL_S / 2
+            self.show_progress(self.stream.doing)
         if self.stream.has_answered:
             self.context.gate.open(self.work)
         if not self.context.interrupt.count:
@@ -9371,7 +9374,7 @@ class Terminal(Observer):
         self.screen, self.verdicts, self.name = screen, verdicts, name
         self._held: List[str] = []
         self.place, self.title, self.attempt, self.limit = "", "", 0, 0.0
-        self.told, self.told_at, self.shown_at = "", 0.0, 0.0   # what it does, since when, and when that was shown last
+        self.told, self.told_at = "", 0.0   # what it does, and since when
         self.last: Optional[Attempt] = None
         self.now = Progress("", 0.0)
         self.is_waiting = False
@@ -9410,7 +9413,7 @@ class Terminal(Observer):
             self.say(f"{self.place}: limit {limit.seconds:g} s ({limit.basis})")
 
     def attempt_started(self, number: int, limit: float) -> None:
-        self.attempt, self.limit, self.told, self.told_at, self.shown_at = number, limit, "", time.monotonic(), 0.0
+        self.attempt, self.limit, self.told, self.told_at = number, limit, "", time.monotonic()
         self._tell_last()
         if not self.screen.live:
             self.say(f"{self.place}, attempt {number}, time limit {limit:g} s")

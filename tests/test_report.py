@@ -297,8 +297,8 @@ def test_several_specs_each_have_their_part_also_one_that_was_not_begun(report, 
     done, page = report("one.md", "two.md", "three.md", "--output", tmp_path / "out", agent=stand_in([WRITES]))
     assert done.returncode == 3 and page.words("//h1") == ["Not ready"] and page.words("//h2") == ["one.md", "two.md", "three.md"]
     assert page.words("//h1/following-sibling::p") == ["1 of 3 specs passed, 2 not begun: 2 proved."]
-    assert page.words("//nav//li") == ["one.md Passed", "two.md Not begun", "three.md Not begun"]
-    assert page.words("//h2/following-sibling::p/span") == ["Passed", "Not begun", "Not begun"] and "it was not begun: " in page.text
+    assert page.words("//nav//li") == ["one.md Passed", "two.md Not ready", "three.md Not begun"]
+    assert page.words("//h2/following-sibling::p/span") == ["Passed", "Not ready", "Not begun"] and "it was not begun: " in page.text
     check_looks(chromium, page.path)
 
 
