@@ -8205,11 +8205,11 @@ MARKUP: Mapping[str, str] = {
     "item": '<li class="text" lang="" dir="auto">{text}</li>',
     "tasks": """<div class="card"><div class="scroll" tabindex="0" role="region" aria-label="Table of the tasks of {name}"><table class="tasks">
 <caption>The tasks; time and limit are those of the last attempt</caption>
-<thead><tr><th scope="col">No.</th><th scope="col">Task</th><th scope="col">Result</th><th scope="col">Evidence</th><th scope="col">Attempts</th>
+<thead><tr><th scope="col">No.</th><th scope="col">Result</th><th scope="col">Task</th><th scope="col">Evidence</th><th scope="col">Attempts</th>
 <th scope="col">Time</th><th scope="col">Cost</th></tr></thead><tbody>
 """,
-    "task_row": """<tr><td class="number">{number}</td><th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th>
-<td>{badge}</td><td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
+    "task_row": """<tr><td class="number">{number}</td><td>{badge}</td><th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th>
+<td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
 """,
     "bar": '<svg aria-hidden="true" focusable="false" width="90" height="8"><rect width="{width}" height="8" rx="2"/></svg>',
     "tasks_end": "</tbody></table></div></div>\n",
