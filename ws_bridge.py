@@ -2684,6 +2684,7 @@ async def run(options: argparse.Namespace, listener: socket.socket, prepare: Opt
         server.close()  # the token file went before the port is free, so that the next bridge's is not touched
         log.info("ending")
         await bridge.shut_down()
+        loop.remove_signal_handler(signal.SIGCHLD)  # orphans end now too, while the loop closes: it would complain of each
 
 
 def keep_freed_memory() -> None:

@@ -283,10 +283,10 @@ def test_what_was_skipped_tells_why_and_what_it_was(report, stand_in, workspace)
     assert "The run had ended before it" in words(skipped) and "1 skipped" in page.words("//h1/following-sibling::p")[0]
 
 
-def test_ctrl_c_leaves_a_page_too(report, stand_in):
-    done, page = report("-", agent=stand_in([{"bash": "kill -INT $(cat pid)"}, {"sleep": 60}]), input=SPEC,
+def test_a_signal_leaves_a_page_too(report, stand_in):
+    done, page = report("-", agent=stand_in([{"bash": "kill -TERM $(cat pid)"}, {"sleep": 60}]), input=SPEC,
                         prefix=["sh", "-c", 'echo $$ >pid; exec "$@"', "sh"])
-    assert done.returncode == 130 and page.words("//h1") == ["Interrupted"] and "130: ended by SIGINT" in page.words("//dd")
+    assert done.returncode == 143 and page.words("//h1") == ["Interrupted"] and "143: ended by SIGTERM" in page.words("//dd")
     assert "Error: cancelled" in page.text and "cancelled" in page.words("//article//span[contains(@class, 'badge')]")
 
 
