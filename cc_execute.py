@@ -60,8 +60,9 @@ DEFAULT_BRIDGE = "ws://127.0.0.1:8004"
 DEFAULT_RETRIES = 2                   # where the spec has a retry strategy
 ARGUMENT_LIMIT_BYTES = 128 * 1024     # Linux MAX_ARG_STRLEN: one argument; longer prompts go in by standard input
 LINE_LIMIT_CHARS = 16 * 1024 * 1024   # a longer stream line is dropped and counted, never the run; images in one take some MiB
-SHELF_CHARS = 4 * 1024 * 1024         # what tools took and returned is held in memory up to so much, beyond it in a file
+SHELF_CHARS = 1024 * 1024             # what tools took and returned is held in memory up to so much, beyond it in a file
 SHELVED_CHARS = 512                   # but for what is shorter
+SAME_TEXTS = 1000                     # of that, so many are kept once however often they come ("File written.")
 MOST_SPANS = 200                      # of an attempt's tool calls the times of the longest are kept, for the report
 RECENT_MESSAGES = 64                  # of Claude's whose tokens are known each; older ones are only in the sum
 EVENTS_IN_A_LINE = 20                 # so often a broken line is searched for whole events
@@ -337,11 +338,12 @@ class Shelf:
     def __init__(self) -> None:
         self._left_chars, self._size = SHELF_CHARS, 0
         self._file: Any = None
+        self._short: Dict[str, str] = {}
 
     def put(self, text: str) -> "Union[str, Shelved]":
         """The text itself or, in its place, where it lies."""
         if len(text) < SHELVED_CHARS:
-            return text
+            return self._short.setdefault(text, text) if len(self._short) < SAME_TEXTS else self._short.get(text, text)
         self._left_chars -= len(text)
         return text if self._left_chars >= 0 else self._lay_down(text)
 
