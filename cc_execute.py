@@ -166,6 +166,18 @@ class NoBridge(NotReady):
     """What answers at an address is no bridge that can be used."""
 
 
+class Busy(UsageError):
+    """Another process works in the run's folder."""
+
+
+class Undecided(CcError):
+    """A run has ended with exit status 3 or 4: nothing is known of the work itself."""
+
+    def __init__(self, message: str, exit_status: int):
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class HungUp(NoBridge):
     """What should be a bridge closed the connection before it said what it is."""
 
@@ -6176,6 +6188,7 @@ LOCK_FILE = "run-lock"
 TASK_FILES = Pattern(r"task-\d+(?:-again-\d+)?-(?:state\.json|before\.json|attempt-\d+(?:-judge)?\.jsonl(?:\.place)?)")
 PART_FILES = Pattern(rf"(?:result\.json|{re.escape(STATE_FILE)}|{TASK_FILES.pattern})\.\d+\.part")
 LEFT_S = 75                           # a bridge ends what was left alone after 60 s; by then it has
+BEAT_S = 5                            # so often who works in a run's folder says so
 STATE_VERSION = 1
 
 
@@ -6335,6 +6348,7 @@ class Launch(NamedTuple):
     started: bool = False             # the bridge was asked to start it, and may have done so
     mark: str = ""                    # of its process, if that runs on this machine: see process_mark
     judge_cost_usd: Optional[float] = 0.0   # None while the judge is asked
+    process_id: str = ""              # by which the bridge knows it, and what it has started carries in its environment
 
 
 class TaskState(NamedTuple):
@@ -6370,7 +6384,7 @@ class RunState(NamedTuple):
     started_at: float                 # Unix time
     elapsed: float = 0.0              # seconds, over all that went on with it
     bridge: str = ""                  # its address, without a token
-    host: str = ""                    # where cc_execute was when it used that
+    machine: str = ""                 # where cc_execute was when it used that
     options: Mapping[str, Any] = {}   # that were given; but for those that hold a secret, which are only named
     withheld: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
@@ -6475,14 +6489,20 @@ class Veil:
 class RunFolder:
     """The folder of a run, held by one cc_execute at a time. Its state is written whole or not at all, after every step."""
 
-    def __init__(self, path: str, spec: Spec, fresh: Optional[RunState] = None):
-        """`fresh`: begin this run there; without it, go on with the run that is there."""
-        self.path, self.trouble, self.veil = path, "", Veil(spec, os.environ)
+    def __init__(self, path: str, spec: Spec, fresh: Optional[RunState] = None, is_sole: bool = False):
+        """`fresh`: begin this run there; without it, go on with the run that is there. `is_sole`: but not where there is one by now."""
+        self.path, self.veil = path, Veil(spec, os.environ)
         self._fingerprints = {task.number: task_fingerprint(task) for task in spec.tasks}
         self._bound: Dict[int, int] = {}              # the places of tasks, by their numbers
         self.chosen: Tuple[Task, ...] = ()
-        self._lock = lock_run(path)
+        left_at = modified_at(os.path.join(path, LOCK_FILE))
+        self._lock, self.trouble = lock_run(path)
+        self._beaten_at = self._here_since = time.monotonic()
         try:
+            if fresh and is_sole and os.path.exists(os.path.join(path, STATE_FILE)):
+                raise Busy(f"{path} holds a run that another process has begun meanwhile; expected none")
+            self._came_at = modified_at(os.path.join(path, LOCK_FILE))   # both by the clock of who serves the files
+            self._left_at = min(left_at, self._came_at)
             self.state = fresh or read_state(path, self.veil.show)   # only now nobody else changes it
             self._clock = time.monotonic() - self.state.elapsed
             self._sweep(whole=bool(fresh))
@@ -6597,22 +6617,37 @@ class RunFolder:
 
     def may_run(self) -> bool:
         """Whether something that was left alone may run still, though its bridge cannot be asked: if it was seen on this machine, by
-        whether it is there; else by how long it is ago."""
-        return any(kept.launch and kept.launch.started and is_left(kept.launch, self._last_sign(kept), not self.is_elsewhere())
-                   for kept in self.state.tasks)
+        whether it is there; else by how long it is ago that somebody worked here."""
+        return any(self._is_left(kept) for kept in self.state.tasks if kept.launch and kept.launch.started)
+
+    def _is_left(self, kept: TaskState) -> bool:
+        mark = kept.launch.mark if kept.launch and not self.is_elsewhere() else ""
+        return process_mark(mark.split(" ")[0]) == mark if mark else self._silence(kept) < LEFT_S
+
+    def _silence(self, kept: TaskState) -> float:
+        """Seconds since whoever was here before gave a sign of life."""
+        transcript = f"{kept.stem}-attempt-{kept.launch.number if kept.launch else 0}.jsonl"
+        last_sign = max(self._left_at, min(modified_at(os.path.join(self.path, transcript)), self._came_at))
+        return self._came_at - last_sign + time.monotonic() - self._here_since
 
     def is_elsewhere(self) -> bool:
         """Whether the run was last at work on another machine, as it can be where the folder is shared: its bridge is not ours."""
-        return self.state.host not in ("", os.uname().nodename)
+        return self.state.machine not in ("", machine_name())
 
-    def _last_sign(self, kept: TaskState) -> float:
-        names = (f"{kept.stem}-attempt-{kept.launch.number if kept.launch else 0}.jsonl", f"{kept.stem}-state.json")
-        return max(modified_at(os.path.join(self.path, name)) for name in names)
+    def left_processes(self) -> List[str]:
+        """By what the bridge knows what was left alone."""
+        return [kept.launch.process_id for kept in self.state.tasks if kept.launch and kept.launch.process_id]
+
+    def beat(self) -> None:
+        """Say that somebody is at work here, for who may have to go on with it elsewhere."""
+        if time.monotonic() - self._beaten_at >= BEAT_S:
+            self._beaten_at = time.monotonic()
+            with contextlib.suppress(OSError):   # a full disk keeps no times, perhaps; nothing of the run is lost by it
+                os.utime(self._lock.fileno())
 
     def note_bridge(self, address: str) -> None:
-        host = os.uname().nodename
-        if (self.state.bridge, self.state.host) != (address, host):
-            self.state = self.state._replace(bridge=address, host=host)
+        if (self.state.bridge, self.state.machine) != (address, machine_name()):
+            self.state = self.state._replace(bridge=address, machine=machine_name())
             self.save()
 
     def elapsed(self) -> float:
@@ -6640,33 +6675,50 @@ class RunFolder:
                                             "--resume may do work again")
 
 
-def lock_run(folder: str) -> Any:
-    """The open file whose lock says that somebody works in this folder. Raises UsageError if another process does."""
+def lock_run(folder: str) -> Tuple[Any, str]:
+    """The open file whose lock says that somebody works in this folder, and why that is worth nothing, if so. Raises Busy if another
+    process does."""
     import fcntl
     try:
         lock = open(os.path.join(folder, LOCK_FILE), "a+", opener=own_opener)
     except OSError as error:
         raise NotReady(f"the output folder {folder!r} cannot be written to: {error.strerror}; name another with --output DIR.") from None
+    trouble = ""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
         owner = lock.read().strip() or "another process"
         lock.close()
-        raise UsageError(f"{folder} belongs to a run that is still going on ({owner}); expected one that has ended: wait for it, or use "
-                         "--output DIR") from None
-    except OSError:                   # a file system without locks: then two must not be started there
-        return lock
+        raise Busy(f"{folder} belongs to a run that is still going on ({owner}); expected one that has ended: wait for it, or use "
+                   "--output DIR") from None
+    except OSError as error:
+        trouble = f"{folder} is on a file system that knows no locks ({error.strerror}): that two runs never work in it is for you to see to"
     with contextlib.suppress(OSError):   # a full disk: only the message to others would lack the process
         lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         lock.flush()
-    return lock
+    return lock, trouble
 
 
-def is_left(launch: Launch, last_sign: float, here: bool) -> bool:
-    """Whether what was begun may run still; `here`: its mark is of a process of this machine."""
-    return process_mark(launch.mark.split(" ")[0]) == launch.mark if launch.mark and here else time.time() - last_sign < LEFT_S
+@functools.lru_cache(maxsize=1)
+def machine_name() -> str:
+    """What tells a machine, and a container on it, from others, in which a process's id means something else: the host's name, its boot, and
+    the namespace of the ids (pid_namespaces(7))."""
+    boot = read_first_line("/proc/sys/kernel/random/boot_id")[:8]
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return f"{os.uname().nodename} {boot} {space}".strip()
+
+
+def read_first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
 
 
 def process_mark(pid: Union[int, str]) -> str:
@@ -6849,7 +6901,7 @@ def prune_runs(spec: str, keep: int) -> None:
     import shutil
     for folder in runs_of(spec)[keep:]:
         try:
-            with lock_run(folder):
+            with lock_run(folder)[0]:
                 shutil.rmtree(folder)
         except (UsageError, NotReady, OSError):     # at work, or gone already, or not ours to remove: there is a next time
             continue
@@ -7419,8 +7471,8 @@ class AttemptRun(Listener):
         self.process = client.start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT", label=self.label,
                                     **self.surroundings())
         self.was_started = True
-        if works_in(self.process.pid, self.directory):   # else it runs on another machine
-            self.context.folder.put_launch(self.at, mark=process_mark(self.process.pid))
+        is_here = works_in(self.process.pid, self.directory)   # else it runs on another machine
+        self.context.folder.put_launch(self.at, process_id=self.process.process_id, mark=process_mark(self.process.pid) if is_here else "")
         return self.process
 
     def surroundings(self) -> Dict[str, Any]:
@@ -7470,6 +7522,7 @@ class AttemptRun(Listener):
         return min(2, self.context.interrupt.count)
 
     def show_progress(self, doing: str) -> None:
+        self.context.folder.beat()
         tokens, cost = sum(self.stream.tokens), total_cost(self.context.ledger.attempts)
         self.context.observer.progress(Progress(doing, self.watch.elapsed(), tokens, cost))
 
@@ -8210,8 +8263,8 @@ MARKUP: Mapping[str, str] = {
 <thead><tr><th scope="col">No.</th><th scope="col">Result</th><th scope="col">Task</th><th scope="col">Evidence</th><th scope="col">Attempts</th>
 <th scope="col">Time</th><th scope="col">Cost</th></tr></thead><tbody>
 """,
-    "task_row": """<tr><td class="number">{number}</td><td>{badge}</td><th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th>
-<td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
+    "task_row": """<tr><td class="number">{number}</td><td>{badge}</td>
+<th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th><td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
 """,
     "bar": '<svg aria-hidden="true" focusable="false" width="90" height="8"><rect width="{width}" height="8" rx="2"/></svg>',
     "tasks_end": "</tbody></table></div></div>\n",
@@ -9799,6 +9852,19 @@ def begin_state(job: Job, directory: str, batch: str) -> RunState:
                     options=options, withheld=withheld)
 
 
+def end_leftovers(process_ids: Sequence[str]) -> None:
+    """End what carries the marks of processes whose bridge is gone: what is left of an agent's command, in a session of its own."""
+    import signal
+    bridge, empty_looks, deadline = bridge_module(), 0, time.monotonic() + CANCEL_S
+    markers = frozenset(bridge.MARKER_PREFIX + process_id for process_id in process_ids)
+    while markers and empty_looks < 2 and time.monotonic() < deadline:   # a fork can hide from one look
+        found = bridge.find_family(bridge.look(), markers)
+        for process in found:
+            bridge.send_signal(os.kill, process.pid, signal.SIGKILL)
+        empty_looks = 0 if found else empty_looks + 1
+        time.sleep(POLL_S / 10)
+
+
 class Connector:
     """The way to the bridge: connected on first use, and again after `disconnect`."""
 
@@ -9832,18 +9898,19 @@ class Connector:
         elif trouble and self._folder.may_run():
             raise NotReady(f"an agent was left running by the bridge at {left_at}, which cannot be asked: {trouble}. Bring it back, or try "
                            f"again in {LEFT_S} s: by then it has ended the agent.")
+        if trouble:                   # that bridge was killed, or is not ours any more: a command of the agent's may have outlived it
+            end_leftovers(self._folder.left_processes())
         return client
 
     def _outwait(self) -> None:
         """Wait until an agent that was left alone, and whose bridge cannot be asked, has been ended by that, which takes a minute."""
-        deadline = time.monotonic() + LEFT_S
+        where, deadline = self._folder.state.machine.split(" ")[0] or "this machine", time.monotonic() + LEFT_S + 1
         if self._folder.may_run():
-            self._say(f"an agent was left running on {self._folder.state.host or 'this machine'}: its bridge will end it within {LEFT_S} s, which "
-                      "are waited for")
+            self._say(f"an agent was left running on {where}: its bridge will end it within {LEFT_S} s, which are waited for")
         while self._folder.may_run():
             if self._interrupt.signal or time.monotonic() > deadline:
-                raise NotReady(f"An agent was left running by the bridge at {self._folder.state.bridge} on "
-                               f"{self._folder.state.host or 'this machine'}, and has not been seen to end; end it, or try again in {LEFT_S} s.")
+                raise NotReady(f"An agent was left running by the bridge at {self._folder.state.bridge} on {where}, and has not been seen to "
+                               f"end; end it, or try again in {LEFT_S} s.")
             time.sleep(POLL_S)
 
     def disconnect(self) -> None:
@@ -9860,6 +9927,8 @@ def worst_status(statuses: Iterable[int]) -> int:
 
 def end_agents(context: Context) -> None:
     """End what the run has started, by a new connection: the old one may have been left in the middle of a message."""
+    if context.folder.is_elsewhere():
+        return                        # nothing was started here yet
     context.disconnect()
     with contextlib.suppress(NotReady, BridgeLost):   # then the bridge ends it itself, a minute after its client has gone
         clear_bridge(context)
@@ -9877,7 +9946,7 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
                       gate)
     for warning in job.spec.warnings:
         observer.warn(warning)
-    workplaces = dict.fromkeys(task_directory(task, directory) for task in chosen_tasks(job.spec, job.options))
+    workplaces = dict.fromkeys(os.path.realpath(task_directory(task, directory)) for task in chosen_tasks(job.spec, job.options))
     with contextlib.ExitStack() as leave:
         for step in (folder.save, history.close, connector.disconnect):
             leave.callback(step)
@@ -9902,11 +9971,28 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
 
 
 def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "", gate: Optional[Gate] = None) -> Outcome:
-    """Run a spec, or go on with its run; `batch` and `gate` are shared by those that one command runs."""
+    """Run a spec, or go on with its run; `batch` and `gate` are shared by those that one command runs. Where another process is at work on it,
+    --resume-if-any waits for that and takes what it came to: a queue may give a job to two workers."""
     own_mask.cache_clear()
+    is_told = False
+    while True:
+        try:
+            return execute_now(job, interrupt, observer, batch, gate or Gate())
+        except Busy as busy:
+            if not job.options.resume_if_any or interrupt.signal:
+                raise
+            if not is_told:
+                observer.say(f"{busy}; it is waited for")
+            is_told = True
+        time.sleep(POLL_S)
+        job = make_job(job.spec, job.given, job.number, batch)
+
+
+def execute_now(job: Job, interrupt: Interrupt, observer: Observer, batch: str, gate: Gate) -> Outcome:
     directory = check_spec(job.spec, job.options)
     path = job.folder or make_output_dir(job.options, job.spec, job.number)
-    with contextlib.closing(RunFolder(path, job.spec, None if job.state else begin_state(job, directory, batch))) as folder:
+    fresh = None if job.state else begin_state(job, directory, batch)
+    with contextlib.closing(RunFolder(path, job.spec, fresh, job.options.resume_if_any)) as folder:
         if job.state:
             observer.say(f"going on with the run in {path}, which works in {directory}")
             options, withheld = kept_options(job, directory)
@@ -9914,7 +10000,7 @@ def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "",
             folder.save()
         elif not job.options.output:
             prune_runs(run_key(job.spec), job.options.keep)
-        outcome = run_in(folder, job, directory, interrupt, observer, gate or Gate())
+        outcome = run_in(folder, job, directory, interrupt, observer, gate)
         folder.end(outcome.status)
         return outcome
 
@@ -10055,11 +10141,12 @@ def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Outcome, str]
 
 # ---- Module: plain data in, plain data out; the steps under the seed's names ----
 
-def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str, Any]:
+def run_spec(text_or_path: Union[str, os.PathLike], check: bool = False, **options: Any) -> Dict[str, Any]:
     """Run a spec, given as its text or as the path of its file, and return the --json document.
 
     `options` are the fields of Options (tasks, timeout, retries, cwd, strict, …). Plain data in and out, no signals, no
-    terminal, any thread: fit to be a job of a queue. Raises SpecError or UsageError for what cannot be run at all.
+    terminal, any thread: fit to be a job of a queue. Raises SpecError or UsageError for what cannot be run at all; with `check` also
+    Undecided where the run ended with exit status 3 or 4, so that the queue tries it again.
     """
     name = os.fspath(text_or_path)
     is_path = name is not text_or_path or re.fullmatch(r"\S+\.(?:txt|md)", name) or ("\n" not in name and os.path.isfile(name))
@@ -10067,6 +10154,9 @@ def run_spec(text_or_path: Union[str, os.PathLike], **options: Any) -> Dict[str,
     job, = make_jobs([spec], options)
     outcome = execute(job, Interrupt(), Observer())
     outcome.document["warnings"] += write_pages([outcome], job.options)
+    if check and outcome.status in (3, 4):
+        told = why_not(outcome.document["tasks"]).strip() or " ".join(outcome.document["warnings"])
+        raise Undecided(f"exit status {exit_words(outcome.status)}. {told}", outcome.status)
     return outcome.document
 
 

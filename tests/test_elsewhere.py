@@ -58,11 +58,11 @@ def test_systemd_takes_the_unit(tmp_path):
     program.chmod(0o755)
     text = block("KillMode=mixed").replace("/opt/cc_execute/venv/bin/rq", str(program)).replace("User=cc\n", f"User={getpass.getuser()}\n")
     unit.write_text(text)
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / "cc-worker@1.service")], capture_output=True, text=True, check=False)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / "cc-worker@8101.service")], capture_output=True, text=True, check=False)
     ours = [line for line in done.stderr.split("\n") if "cc-worker" in line]
     assert done.returncode == 0 and ours == [], done.stderr
     unit.write_text(text.replace("KillMode=mixed", "KillMode=gentle"))   # what is wrong would be told
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / "cc-worker@1.service")], capture_output=True, text=True, check=False)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(tmp_path / "cc-worker@8101.service")], capture_output=True, text=True, check=False)
     assert "gentle" in done.stderr
 
 
@@ -87,9 +87,8 @@ def test_a_task_of_the_slurm_array_runs_its_spec_and_goes_on_when_it_is_requeued
         (workspace / name).mkdir()
     (workspace / "specs.list").write_text("one.md\ntwo.md\n")
     agent = stand_in(WORKS)
-    wrapped = wrapped.replace("20000 +", f"{free_port()} - 2 +")
     for _ in range(2):
-        done = run_script(wrapped, workspace, SLURM_ARRAY_TASK_ID="2", TMPDIR=str(workspace), **agent.environment)
+        done = run_script(wrapped, workspace, SLURM_ARRAY_TASK_ID="2", SLURM_JOB_ID=str(free_port()), TMPDIR=str(workspace), **agent.environment)
         assert done.returncode == 0, done.stderr
     assert (workspace / "two" / "a.txt").exists() and not (workspace / "one" / "a.txt").exists() and (workspace / "runs" / "2" / "result.json").exists()
     assert len(agent.starts()) == 1 and [word for word in words if word.startswith("--signal")] == ["--signal=B:TERM@90"]

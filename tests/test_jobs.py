@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import cc_execute as cc
+from bridging import lives, start_bridge
 from support import ROOT, heed_signals, marked_processes, own_mark, wait_until
 
 pytestmark = pytest.mark.usefixtures("bridge")
@@ -262,3 +263,89 @@ def test_who_ends_a_job_by_an_exception_leaves_no_agent(stand_in, workspace, mon
         ending.join()
         signal.signal(signal.SIGUSR1, before)
     assert agents() == []
+
+
+# ---- A run that is gone on with by somebody else (--resume-if-any). ----
+
+TICKS = [{"bash": "echo $$ >pid; while :; do echo first >>ticks; sleep 0.1; done"}]   # silent on the stream: one long command
+
+
+def begin_alone(folder: Path, workspace: Path, agent, url: str) -> subprocess.Popen:
+    """A cc_execute.py of its own that does the spec, seen to be at work."""
+    command = [sys.executable, str(ROOT / "cc_execute.py"), "spec.md", "--output", str(folder), "--bridge", url, "--json"]
+    process = subprocess.Popen(command, cwd=workspace, env={**os.environ, **agent.environment}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    wait_until((workspace / "pid").exists, "the agent is at work")
+    return process
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def work(workspace):
+    (workspace / "spec.md").write_text("Task: Create a.txt\nTimeout: 60\nSuccess Criteria:\n1) creates a.txt\n")
+    return workspace
+
+
+def test_who_comes_second_waits_and_gives_what_the_first_came_to(work, stand_in, bridge, run_cc, tmp_path):
+    agent = stand_in([{"bash": "echo $$ >pid; while [ ! -e go ]; do sleep 0.05; done"}, *WORKS])
+    first = begin_alone(tmp_path / "out", work, agent, bridge.url)
+    with ThreadPoolExecutor() as pool:
+        others = [pool.submit(run_cc, "spec.md", "--output", tmp_path / "out", "--resume-if-any", "--json", env=agent.environment) for _ in range(2)]
+        wait_until(lambda: len([process for process in marked_processes(own_mark()) if "--resume-if-any" in process.command]) == 2, "both have come")
+        (work / "go").touch()
+        documents = [json.loads(first.communicate()[0]), *(other.result().json() for other in others)]
+    assert len(agent.starts()) == 1 and all(document["success"] for document in documents)
+    assert documents[1]["tasks"] == documents[2]["tasks"] == documents[0]["tasks"]
+    assert all("it is waited for" in other.result().stderr or "going on with the run" in other.result().stderr for other in others)
+
+
+def test_an_agent_that_was_left_on_another_machine_is_waited_out(work, stand_in, tmp_path, monkeypatch):
+    """Its bridge ends it a while after its client has gone; until then nobody else begins, however silent it is."""
+    agent = stand_in(TICKS, [{"bash": "echo second >>ticks"}, *WORKS])
+    monkeypatch.setattr(cc, "LEFT_S", 8)
+    monkeypatch.setattr(cc, "machine_name", lambda: "another")
+    for name, value in agent.environment.items():
+        monkeypatch.setenv(name, value)
+    with start_bridge("--detach-grace", "2", "--grace", "1") as far, start_bridge() as near:
+        kill(begin_alone(tmp_path / "out", work, agent, far.url))
+        document = cc.run_spec(work / "spec.md", cwd=str(work), output=str(tmp_path / "out"), resume_if_any=True, bridge=near.url)
+    ticks = (work / "ticks").read_text().split()
+    assert document["success"] and ticks == ["first"] * (len(ticks) - 1) + ["second"] and len(ticks) > 15
+
+
+def test_what_outlived_an_agent_and_its_bridge_is_ended_before_another_begins(work, stand_in, tmp_path, monkeypatch):
+    """As when the machine ran out of memory: the agent's command goes on in a session of its own."""
+    agent = stand_in(TICKS, [{"bash": "echo second >>ticks; sleep 1; echo second >>ticks"}, *WORKS])
+    for name, value in agent.environment.items():
+        monkeypatch.setenv(name, value)
+    with start_bridge() as far, start_bridge() as near:
+        client = begin_alone(tmp_path / "out", work, agent, far.url)
+        far.process.kill()
+        kill(client)
+        command = int((work / "pid").read_text())
+        document = cc.run_spec(work / "spec.md", cwd=str(work), output=str(tmp_path / "out"), resume_if_any=True, bridge=near.url)
+    ticks = (work / "ticks").read_text().split()
+    assert document["success"] and ticks[-2:] == ["second", "second"] and not lives(command)
+
+
+def test_a_machine_is_told_from_another_and_from_a_container():
+    assert os.uname().nodename in cc.machine_name() and os.readlink("/proc/self/ns/pid") in cc.machine_name()
+
+
+def test_a_run_that_decided_nothing_fails_the_job_if_it_is_checked(work, bridge, monkeypatch):
+    with pytest.raises(cc.Undecided, match="exit status 3: the environment is not ready. Task 1: .*no-such-claude"):
+        cc.run_spec(work / "spec.md", cwd=str(work), claude="no-such-claude", check=True)
+    assert not cc.run_spec(work / "spec.md", cwd=str(work), claude="no-such-claude")["success"]
+
+
+def test_a_file_system_without_locks_is_warned_of(work, stand_in, bridge, monkeypatch, tmp_path):
+    import fcntl
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(38, "Function not implemented")))
+    for name, value in stand_in(WORKS).environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cc, "connect_bridge", lambda url, say: cc.connect_named(cc.parse_address(url)))   # which locks too, on a local disk
+    document = cc.run_spec(work / "spec.md", cwd=str(work), output=str(tmp_path / "out"))
+    assert document["success"] and any("knows no locks" in warning for warning in document["warnings"])

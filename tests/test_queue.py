@@ -224,6 +224,22 @@ def test_a_job_returns_plain_data_and_a_bad_spec_fails_it_with_its_line(place):
     assert re.search(r"SpecError: .*spec\.md:2: found .*soon", bad.latest_result().exc_string)
 
 
+def test_a_job_that_two_workers_get_is_done_once(place):
+    """As when it is enqueued twice, or when a worker has died whose process goes on with the job."""
+    for _ in range(2):
+        place.start_worker()
+    first = place.enqueue("both", place.script("works", [{"bash": "sleep 2"}, *WORKS]), retry=None)
+    second = place.queue.enqueue("cc_execute.run_spec", args=first.args, kwargs=first.kwargs, result_ttl=3600)
+    assert result(place, second)["tasks"] == result(place, first)["tasks"] and result(place, first)["success"] and len(place.starts("works")) == 1
+
+
+def test_a_job_that_decided_nothing_is_tried_again_by_the_queue(place):
+    worker = place.start_worker()
+    job = place.enqueue("sick", "no-such-claude", options={"check": True}, retry=Retry(max=1))
+    wait_until(lambda: job.get_status() == JobStatus.FAILED, "it has failed", deadline_s=60)
+    assert "Undecided: exit status 3" in job.latest_result().exc_string and worker.log.read_text().count("Undecided: exit status 3") >= 2
+
+
 def test_a_job_that_is_done_again_gives_its_result_again(place):
     place.start_worker()
     first = place.enqueue("twice", place.script("works", WORKS))
