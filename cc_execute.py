@@ -8158,7 +8158,7 @@ def criterion_document(criterion: Criterion) -> Dict[str, Any]:
     return {"text": criterion.text, "kind": criterion.kind, "check": KIND[criterion.kind].plan(criterion), **told}
 
 
-# ---- Page: how a report looks. It has no script and takes nothing from elsewhere; fill() escapes what is put into it. ----
+# ---- Page: how a report looks. It has no script and takes nothing from elsewhere; fill() below escapes what is put into it. ----
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #fff; --ink: #1c2128; --quiet: #555e6a; --line: #d5dae1; --code: #f3f5f8;
@@ -8221,8 +8221,7 @@ nav { margin-top: 1.2rem } nav li { margin: .3rem 0 } .chart { display: block; w
 """
 MARKUP: Mapping[str, str] = {
     "top": """<!doctype html>
-<html lang="en">
-<head>
+<html lang="en"><head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -8230,8 +8229,7 @@ MARKUP: Mapping[str, str] = {
 <meta name="referrer" content="no-referrer">
 <title>{title}</title>
 <style>{style}</style>
-</head>
-<body>
+</head><body>
 <a class="skip" href="#main">Skip to the answer</a>
 <svg class="defs" aria-hidden="true"><defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">
 <path class="hatch" d="M0 0V7"/></pattern></defs></svg>
@@ -8264,7 +8262,8 @@ MARKUP: Mapping[str, str] = {
 <th scope="col">Time</th><th scope="col">Cost</th></tr></thead><tbody>
 """,
     "task_row": """<tr><td class="number">{number}</td><td>{badge}</td>
-<th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th><td>{evidence}</td><td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
+<th scope="row" class="text"><a href="#{anchor}" lang="" dir="auto">{title}</a></th><td>{evidence}</td>
+<td class="number">{attempts}</td><td class="number">{time}</td><td class="number cost">{cost}{bar}</td></tr>
 """,
     "bar": '<svg aria-hidden="true" focusable="false" width="90" height="8"><rect width="{width}" height="8" rx="2"/></svg>',
     "tasks_end": "</tbody></table></div></div>\n",
@@ -8311,21 +8310,6 @@ MARKUP: Mapping[str, str] = {
 }
 
 
-class Html(str):
-    """Markup. All other text is escaped where it gets into markup."""
-
-
-def fill(name: str, /, **values: Any) -> Html:
-    """One of MARKUP with these values, of which texts cannot become markup, nor obey as control characters."""
-    from html import escape
-    safe = {key: value if isinstance(value, Html) else escape(printable(str(value))) for key, value in values.items()}
-    return Html(MARKUP[name].format(**safe))
-
-
-def joined(parts: Iterable[Html]) -> Html:
-    return Html("".join(parts))
-
-
 # ---- Report: outcomes -> the page for people: the answer, the tasks, each with its evidence, its timeline and what Claude did. ----
 
 REPORT_CHARS = 4 * 1024 * 1024        # of all transcripts together so much is shown, of each an equal share
@@ -8348,6 +8332,21 @@ TIMELINE_LEGEND = ("Band: the agent at work; boxes in it: tool calls, hollow and
                    "Dashed: the limit.")
 LEGEND = ("Proved: settled by files, tool results or a command's exit code; judged: by a second Claude that can only read; weak: only words "
           "speak for it.")
+
+
+class Html(str):
+    """Markup. All other text is escaped where it gets into markup."""
+
+
+def fill(name: str, /, **values: Any) -> Html:
+    """One of MARKUP with these values, of which texts cannot become markup, nor obey as control characters."""
+    from html import escape
+    safe = {key: value if isinstance(value, Html) else escape(printable(str(value))) for key, value in values.items()}
+    return Html(MARKUP[name].format(**safe))
+
+
+def joined(parts: Iterable[Html]) -> Html:
+    return Html("".join(parts))
 
 
 class Answer(NamedTuple):
@@ -9934,6 +9933,20 @@ def end_agents(context: Context) -> None:
         clear_bridge(context)
 
 
+def run_watched(context: Context, leave: contextlib.ExitStack) -> List[TaskResult]:
+    """Run the tasks, with an eye on who else works in their folders, and on who ends this in the middle."""
+    tasks, who = chosen_tasks(context.spec, context.options), f"process {os.getpid()}, {context.spec.file}, run {context.folder.state.run}"
+    folders = dict.fromkeys(os.path.realpath(task_directory(task, context.directory)) for task in tasks)
+    look_again = occupy_all(folders, who, context.warn, leave)
+    try:
+        results = run_tasks(context)
+    except BaseException:             # of who runs this as a job, such as a queue's time limit: no agent goes on behind its back
+        end_agents(context)
+        raise
+    look_again()
+    return results
+
+
 def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, observer: Observer, gate: Gate) -> Outcome:
     """Run a spec's tasks, or what is left of them, in the folder that keeps what becomes of them."""
     connector = Connector(job.options.bridge or os.environ.get("CC_EXECUTE_BRIDGE"), folder, interrupt, observer, job.options.resume_if_any)
@@ -9946,17 +9959,10 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
                       gate)
     for warning in job.spec.warnings:
         observer.warn(warning)
-    workplaces = dict.fromkeys(os.path.realpath(task_directory(task, directory)) for task in chosen_tasks(job.spec, job.options))
     with contextlib.ExitStack() as leave:
         for step in (folder.save, history.close, connector.disconnect):
             leave.callback(step)
-        look_again = occupy_all(workplaces, f"process {os.getpid()}, {job.spec.file}, run {folder.state.run}", context.warn, leave)
-        try:
-            results = run_tasks(context)
-            look_again()
-        except BaseException:         # of who runs this as a job, such as a queue's time limit: no agent goes on behind its back
-            end_agents(context)
-            raise
+        results = run_watched(context, leave)
     if folder.trouble:
         context.warn(folder.trouble)
     document = masked(run_document(context, results, folder.state.started_at, folder.elapsed()), mask)
