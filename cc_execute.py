@@ -6970,10 +6970,11 @@ class Spans:
         return sorted(self._ended, key=lambda span: span.began - span.ended)[:MOST_SPANS]
 
     def close(self, at: float) -> Tuple[Span, ...]:
-        """Those that have not ended by now were cut off."""
+        """Those that have not ended by now were cut off; what was seen a little later than it happened ends now too."""
         for call_id in list(self._begun):
             self.end(call_id, True, at)
-        return tuple(sorted(self._longest(), key=lambda span: span.began))
+        spans = (span._replace(began=min(span.began, at), ended=min(span.ended, at)) for span in self._longest())
+        return tuple(sorted(spans, key=lambda span: span.began))
 
 
 class Ledger:
@@ -7344,6 +7345,7 @@ class AttemptRun(Listener):
         self.stream = Stream()
         self.spans = Spans()
         self.shown_until = 0.0        # seconds from its start, from when on its progress is shown anew
+        self.started_after = 0.0      # seconds that it took to have it started, the bridge perhaps too
         self.waited = 0.0             # seconds, for a limit, before it began
         self.changes = Changes()
         self.stderr = ""
@@ -7470,7 +7472,7 @@ class AttemptRun(Listener):
         self.context.folder.put_launch(self.at, started=True)   # before it is: it is never started twice
         self.process = client.start(self.command, stdin=prompt_input(self.step.prompt), stop_signal="SIGINT", label=self.label,
                                     **self.surroundings())
-        self.was_started = True
+        self.was_started, self.started_after = True, self.watch.elapsed()
         is_here = works_in(self.process.pid, self.directory)   # else it runs on another machine
         self.context.folder.put_launch(self.at, process_id=self.process.process_id, mark=process_mark(self.process.pid) if is_here else "")
         return self.process
@@ -7488,11 +7490,11 @@ class AttemptRun(Listener):
         self.context.observer.said(text)
 
     def called(self, call_id: str, call: ToolCall) -> None:
-        self.spans.begin(call_id, call, self.watch.elapsed())
+        self.spans.begin(call_id, call, self.watch.elapsed() - self.started_after)
         self.context.observer.called(call_id, call)
 
     def returned(self, call_id: str, call: ToolCall) -> None:
-        self.spans.end(call_id, bool(call.failed), self.watch.elapsed())
+        self.spans.end(call_id, bool(call.failed), self.watch.elapsed() - self.started_after)
         self.context.observer.returned(call_id, call)
 
     def tell_of_transcript(self, transcript: Transcript) -> None:

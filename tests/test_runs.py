@@ -364,3 +364,27 @@ def test_one_transcript_is_of_one_spec(run_cc, kept, workspace):
     (workspace / "other.md").write_text(SPEC)
     done = run_cc("--replay", kept, "spec.md", "other.md")
     assert done.returncode == 2 and "2 specs" in done.stderr
+
+
+# ---- Tool calls in time. ----
+
+def called(spans: cc.Spans, number: int, began: float, ended: float, failed: bool = False) -> None:
+    spans.begin(str(number), cc.ToolCall("Bash", {"command": f"step {number}"}), began)
+    spans.end(str(number), failed, ended)
+
+
+def test_of_very_many_calls_the_times_of_the_longest_are_kept_in_their_order(monkeypatch):
+    monkeypatch.setattr(cc, "MOST_SPANS", 5)
+    spans = cc.Spans()
+    for number in range(100):
+        called(spans, number, number, number + (0.9 if number % 20 == 7 else 0.1))
+    assert [span.what for span in spans.close(100)] == [f"Bash: step {number}" for number in (7, 27, 47, 67, 87)]
+
+
+def test_a_call_without_an_end_was_cut_off_and_none_goes_beyond_its_attempt():
+    spans = cc.Spans()
+    called(spans, 1, 0.5, 1.0)
+    called(spans, 2, 1.5, 2.2, failed=True)
+    spans.begin("3", cc.ToolCall("Write", {"file_path": "/x/a.txt"}), 1.9)
+    spans.end("never begun", False, 2.0)
+    assert spans.close(2.0) == (Span("Bash: step 1", 0.5, 1.0), Span("Bash: step 2", 1.5, 2.0, True), Span("Write a.txt", 1.9, 2.0, True))
