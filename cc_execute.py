@@ -6189,6 +6189,7 @@ TASK_FILES = Pattern(r"task-\d+(?:-again-\d+)?-(?:state\.json|before\.json|attem
 PART_FILES = Pattern(rf"(?:result\.json|{re.escape(STATE_FILE)}|{TASK_FILES.pattern})\.\d+\.part")
 LEFT_S = 75                           # a bridge ends what was left alone after 60 s; by then it has
 BEAT_S = 5                            # so often who works in a run's folder says so
+TAKEN_POLL_S = 1.0                    # so often who waits for that looks, which takes the folder for a moment
 STATE_VERSION = 1
 
 
@@ -6699,6 +6700,19 @@ def lock_run(folder: str) -> Tuple[Any, str]:
         lock.write(f"process {os.getpid()} on {os.uname().nodename}")
         lock.flush()
     return lock, trouble
+
+
+def is_taken(folder: str) -> bool:
+    """Whether another process works in a run's folder; nothing of it is touched by the look."""
+    import fcntl
+    try:
+        with open(os.path.join(folder, LOCK_FILE)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:                   # not there, or without locks: who tries to work there is told more
+        return False
 
 
 @functools.lru_cache(maxsize=1)
@@ -9978,24 +9992,6 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
     return Outcome(document, status, folder.state.batch, masked(details_document(results), mask))
 
 
-def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "", gate: Optional[Gate] = None) -> Outcome:
-    """Run a spec, or go on with its run; `batch` and `gate` are shared by those that one command runs. Where another process is at work on it,
-    --resume-if-any waits for that and takes what it came to: a queue may give a job to two workers."""
-    own_mask.cache_clear()
-    is_told = False
-    while True:
-        try:
-            return execute_now(job, interrupt, observer, batch, gate or Gate())
-        except Busy as busy:
-            if not job.options.resume_if_any or interrupt.signal:
-                raise
-            if not is_told:
-                observer.say(f"{busy}; it is waited for")
-            is_told = True
-        time.sleep(POLL_S)
-        job = make_job(job.spec, job.given, job.number, batch)
-
-
 def execute_now(job: Job, interrupt: Interrupt, observer: Observer, batch: str, gate: Gate) -> Outcome:
     directory = check_spec(job.spec, job.options)
     path = job.folder or make_output_dir(job.options, job.spec, job.number)
@@ -10020,6 +10016,24 @@ def unbegun(job: Job, why: str, status: int = 0) -> Outcome:
                 "duration": 0.0, "cost_usd": None, "output_dir": "", "warnings": [f"it was not begun: {why}"],
                 "tasks": [task_document(result) for result in results]}
     return Outcome(masked(document, own_mask()), status, details=masked(details_document(results), own_mask()))
+
+
+def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "", gate: Optional[Gate] = None) -> Outcome:
+    """Run a spec, or go on with its run; `batch` and `gate` are shared by those that one command runs. Where another process is at work on it,
+    --resume-if-any waits for that and takes what it came to: a queue may give a job to two workers."""
+    own_mask.cache_clear()
+    while not interrupt.signal:
+        try:
+            return execute_now(job, interrupt, observer, batch, gate or Gate())
+        except Busy as busy:
+            if not job.options.resume_if_any:
+                raise
+            observer.say(f"{busy}; it is waited for")
+        folder = job.folder or named_output(job.options.output, job.spec, job.number)
+        while is_taken(folder) and not interrupt.signal:
+            time.sleep(TAKEN_POLL_S)
+        job = make_job(job.spec, job.given, job.number, batch)
+    return unbegun(job, "it was interrupted before", 128 + interrupt.signal)
 
 
 # ---- Replay: a kept transcript is judged again; nothing is run or kept ----

@@ -302,6 +302,19 @@ def test_who_comes_second_waits_and_gives_what_the_first_came_to(work, stand_in,
     assert all("it is waited for" in other.result().stderr or "going on with the run" in other.result().stderr for other in others)
 
 
+def test_who_waits_for_another_s_run_can_be_interrupted(work, stand_in, bridge, tmp_path):
+    agent = stand_in([{"bash": "echo $$ >pid; while [ ! -e go ]; do sleep 0.05; done"}, *WORKS])
+    first = begin_alone(tmp_path / "out", work, agent, bridge.url)
+    second = subprocess.Popen([sys.executable, str(ROOT / "cc_execute.py"), "spec.md", "--output", str(tmp_path / "out"), "--resume-if-any", "--json"], cwd=work,
+                              env={**os.environ, **agent.environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "it is waited for" in second.stderr.readline()
+    second.terminate()
+    stdout, _ = second.communicate(timeout=30)
+    assert second.returncode == 143 and json.loads(stdout)["tasks"][0]["status"] == "skipped"
+    (work / "go").touch()
+    assert json.loads(first.communicate()[0])["success"]
+
+
 def test_an_agent_that_was_left_on_another_machine_is_waited_out(work, stand_in, tmp_path, monkeypatch):
     """Its bridge ends it a while after its client has gone; until then nobody else begins, however silent it is."""
     agent = stand_in(TICKS, [{"bash": "echo second >>ticks"}, *WORKS])
