@@ -20,7 +20,7 @@ Exit status:  0 every task passed · 1 a task failed · 2 bad spec or usage · 3
 Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults of --bridge, --claude, --store
               CC_BRIDGE_TOKEN   the token of a named bridge that keeps no token file here
               XDG_DATA_HOME, XDG_STATE_HOME, XDG_RUNTIME_DIR   where history, transcripts and the bridge's token live
-              NO_COLOR          no colours on the terminal
+              NO_COLOR, FORCE_COLOR   no colours; colours also where stdout or stderr is no terminal
 
 Sections, each using only what stands above it:
     Policy · Patterns · Errors · Secrets · Shelf · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
