@@ -5847,7 +5847,7 @@ def is_own_listener(address: Address) -> bool:
     """Whether all that listens at a port of this machine runs as this user, by /proc/net/tcp (proc(5)); False where there is none."""
     owners = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for row in (read_lines_of(table) if address.host in LOOPBACK else []):
+        for row in (read_lines_of(table)[1:] if address.host in LOOPBACK else []):
             fields = row.split()
             if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == address.port:   # 0A: TCP_LISTEN
                 owners.add(int(fields[7]))
@@ -5856,8 +5856,8 @@ def is_own_listener(address: Address) -> bool:
 
 def read_lines_of(table: str) -> List[str]:
     try:
-        with open(table, encoding="ascii") as file:
-            return file.read().splitlines()[1:]
+        with open(table, encoding="ascii", errors="replace") as file:
+            return file.read().splitlines()
     except OSError:
         return []
 
@@ -6703,7 +6703,7 @@ def lock_run(folder: str) -> Tuple[Any, str]:
 
 
 def is_taken(folder: str) -> bool:
-    """Whether another process works in a run's folder; nothing of it is touched by the look."""
+    """Whether another process works in a run's folder; a look that leaves no trace, and holds the folder for just that long."""
     import fcntl
     try:
         with open(os.path.join(folder, LOCK_FILE)) as lock:
@@ -6719,20 +6719,12 @@ def is_taken(folder: str) -> bool:
 def machine_name() -> str:
     """What tells a machine, and a container on it, from others, in which a process's id means something else: the host's name, its boot, and
     the namespace of the ids (pid_namespaces(7))."""
-    boot = read_first_line("/proc/sys/kernel/random/boot_id")[:8]
+    boot = "".join(read_lines_of("/proc/sys/kernel/random/boot_id"))[:8]
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
         space = ""
     return f"{os.uname().nodename} {boot} {space}".strip()
-
-
-def read_first_line(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.readline().strip()
-    except OSError:
-        return ""
 
 
 def process_mark(pid: Union[int, str]) -> str:
@@ -6975,7 +6967,7 @@ class Spans:
         self._begun[call_id] = (describe_call(call), at)
 
     def end(self, call_id: str, failed: bool, at: float) -> None:
-        what, began = self._begun.pop(call_id, ("", at))   # what had begun before it was taken over is left out
+        what, began = self._begun.pop(call_id, ("", at))   # of what was not seen to begin no time is known
         self._ended += [Span(what, round(began, 3), round(at, 3), failed)] if what else []
         if len(self._ended) > 2 * MOST_SPANS:
             self._ended = self._longest()
@@ -8116,7 +8108,6 @@ class Outcome(NamedTuple):
     """What a run of a spec came to."""
     document: Dict[str, Any]          # of --json
     status: int                       # its exit status
-    batch: str = ""                   # to which it belongs
     details: Sequence[Mapping[str, Any]] = ()   # for reports, of each of the document's tasks: see details_document
     is_replay: bool = False           # a kept transcript was judged again
 
@@ -9989,7 +9980,7 @@ def run_in(folder: RunFolder, job: Job, directory: str, interrupt: Interrupt, ob
         document["warnings"].append(context.warnings[-1])
     by_signal = [128 + interrupt.signal] if interrupt.signal else []
     status = worst_status([exit_status(result) for result in results] + by_signal + [ledger.status, int(not document["success"])])
-    return Outcome(document, status, folder.state.batch, masked(details_document(results), mask))
+    return Outcome(document, status, masked(details_document(results), mask))
 
 
 def execute_now(job: Job, interrupt: Interrupt, observer: Observer, batch: str, gate: Gate) -> Outcome:
@@ -10158,7 +10149,7 @@ def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Outcome, str]
         "started_at": iso_time(started_at), "duration": round(time.time() - started_at, 3), "cost_usd": total_cost([attempt]),
         "output_dir": os.path.dirname(os.path.abspath(transcript)), "warnings": warnings, "tasks": [task_document(result)]}
     status = worst_status([exit_status(result), int(result.status != "passed")])
-    return Outcome(masked(document, own_mask()), status, "", masked(details_document([result]), own_mask()), is_replay=True), evidence.directory
+    return Outcome(masked(document, own_mask()), status, masked(details_document([result]), own_mask()), is_replay=True), evidence.directory
 
 
 # ---- Module: plain data in, plain data out; the steps under the seed's names ----
@@ -10644,7 +10635,6 @@ class Batch:
         self._jobs, self._terminal, self._interrupt, self._gate = jobs, terminal, heed_signals(), Gate()
         self._name = next((job.state.batch for job in jobs if job.state), "") or secrets.token_hex(8)
         self._why_not = ""            # no more are begun
-        self._begun = 0
 
     def run(self, at_once: int) -> List[Outcome]:
         """What they came to, in their order."""

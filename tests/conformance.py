@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 import cc_execute as cc  # noqa: E402  (found by the line above)
 import ws_bridge as wb  # noqa: E402
+from support import free_port  # noqa: E402
 
 NO_COMPRESSION = ("-x", "12.*", "-x", "13.*")
 PASSED = {"OK", "INFORMATIONAL"}
@@ -111,11 +111,6 @@ def wait_for_file(path: Path) -> None:
     deadline = time.monotonic() + 30
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def check_client(kosoku: str, outdir: Path) -> Outcome:

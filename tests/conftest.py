@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, settings  # noqa: E402  (it reads the variab
 
 from bridging import RunningBridge, start_bridge  # noqa: E402  (found beside this file)
 from redis_server import RedisServer, running_redis  # noqa: E402
-from support import end_marked, missing  # noqa: E402
+from support import DEADLINE_S, end_marked, missing  # noqa: E402
 
 # No deadlines: the machine may be busy. Where CI is set, Hypothesis' own profile also takes the same examples each time.
 settings.register_profile("busy-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -124,6 +124,27 @@ def pythons() -> dict[str, Path]:
         if version in versions:  # a shim of a version that is not there answers nothing
             found.setdefault(version, Path(path))
     return found
+
+
+# ---- A real browser. ----
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium, driven by selenium; it keeps what its console says."""
+    from selenium import webdriver
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(programs):
+        missing("Chromium", "no `chromium` or no `chromedriver`: Debian's packages chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for word in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync", "--no-proxy-server", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(word)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    driver.set_script_timeout(DEADLINE_S)
+    yield driver
+    driver.quit()
 
 
 # ---- Running cc_execute.py. ----

@@ -29,8 +29,8 @@ from rich.text import Text
 from selenium import webdriver
 
 from scripted_api import Request, ScriptedApi, prompts, tool_results, turn
+from support import ROOT, free_port
 
-ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / ".github"
 COLUMNS, ROWS = 108, 29
 LIMIT_S = 120.0
@@ -84,13 +84,6 @@ def environment(folder: Path, api: ScriptedApi) -> dict:
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     return {**kept, **api.environment, "HOME": str(folder / "home"), "XDG_RUNTIME_DIR": str(folder / "runtime"), "IS_SANDBOX": "1", "LC_ALL": "C.UTF-8",
             "SHELL": "/bin/sh", "CC_EXECUTE_CLAUDE": str(ROOT / ".tools/node_modules/.bin/claude"), "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def free_port() -> int:
-    import socket
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 # ---- The screen: what a real terminal showed, and when. ----

@@ -4,13 +4,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
-from support import missing, wait_until
+from support import free_port, missing, wait_until
 
 
 class RedisServer(NamedTuple):
@@ -46,11 +45,6 @@ class RedisServer(NamedTuple):
             self.process.terminate()
         self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def start_redis(*options: str, password: str = "") -> RedisServer:

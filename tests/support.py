@@ -1,12 +1,13 @@
 """What several test files need and pytest does not bring: parts that may be missing, polling, processes found by their mark.
 
-Sections: parts that may be missing, waiting, signals, processes that carry a mark, namespaces.
+Sections: parts that may be missing, waiting, ports, signals, processes that carry a mark, namespaces.
 """
 from __future__ import annotations
 
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -46,6 +47,14 @@ def wait_until(claim: Callable[[], object], what: str, deadline_s: float = DEADL
     """Returns as soon as the claim is true; fails the test, naming what was waited for, if that takes too long."""
     if not holds_in_time(claim, deadline_s):
         pytest.fail(f"waited {deadline_s:g} s in vain: {what}")
+
+
+# ---- Ports. ----
+
+def free_port() -> int:
+    """One of loopback on which nothing listened a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
 
 
 # ---- Signals: for Popen's preexec_fn. ----

@@ -16,8 +16,7 @@ import pytest
 import yaml
 
 from bridging import start_bridge
-from redis_server import free_port
-from support import ROOT, missing, own_bridges, wait_until
+from support import ROOT, free_port, missing, own_bridges, wait_until
 
 README = (ROOT / "README.md").read_text("utf-8")
 PROGRAM = shlex.join([sys.executable, str(ROOT / "cc_execute.py")])

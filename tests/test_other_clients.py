@@ -184,23 +184,6 @@ socket.onclose = event => done([location.origin, 'closed ' + event.code]);
 """
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory) -> Iterator:
-    from selenium import webdriver
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(programs):
-        missing("Chromium", "no `chromium` or no `chromedriver`: Debian's packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for word in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--no-proxy-server", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(word)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    driver.set_script_timeout(DEADLINE_S)
-    yield driver
-    driver.quit()
-
-
 @contextlib.contextmanager
 def foreign_site(folder: Path) -> Iterator[str]:
     """A web server on another port of this machine: another site's page could be just there."""

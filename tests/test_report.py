@@ -12,7 +12,6 @@ import subprocess
 import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Iterator
 
 import lxml.html
 import pytest
@@ -134,23 +133,6 @@ while (walker.nextNode()) {
 }
 return [count, poor];
 """
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory) -> Iterator:
-    from selenium import webdriver
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(programs):
-        missing("Chromium", "no `chromium` or no `chromedriver`: Debian's packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for word in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--no-proxy-server", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(word)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()
 
 
 def show(chromium, path: Path, width: int = 1400, scheme: str = "light", media: str = "screen") -> None:

@@ -14,54 +14,22 @@ import json
 import os
 import shlex
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, List
 
 from redis import Redis
 from rq import Queue
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+from whole import HERE, ROOT, a_bridge  # whose first lines make tests/ importable
+from redis_server import running_redis
+
 SPEC = "Task: Create a.txt\nTimeout: 60\nDirectory: {folder}\nSuccess Criteria:\n1) a.txt exists\n2) a.txt contains hello\n"
 WRITES = [{"write": {"path": "a.txt", "content": "hello\n"}}, {"text": "Done."}]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-@contextlib.contextmanager
-def a_redis(place: Path) -> Iterator[str]:
-    port = free_port()
-    server = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(place)], stdout=subprocess.DEVNULL)
-    url = f"redis://127.0.0.1:{port}/0"
-    try:
-        for _ in range(500):
-            with contextlib.suppress(Exception):
-                Redis.from_url(url).ping()
-                break
-            time.sleep(0.01)
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@contextlib.contextmanager
-def a_bridge() -> Iterator[str]:
-    process = subprocess.Popen([sys.executable, str(ROOT / "ws_bridge.py"), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait()
 
 
 class Bench:
@@ -166,13 +134,12 @@ def main() -> None:
         raise SystemExit("queues: redis-server is not installed (Debian's package of that name)")
     with tempfile.TemporaryDirectory(prefix="cc-bench-") as name:
         place = Path(name)
-        (place / "runtime").mkdir(mode=0o700)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ.update(HOME=name, XDG_RUNTIME_DIR=str(place / "runtime"), PYTHONPATH=str(ROOT), PYTHONPYCACHEPREFIX=str(place / "pycache"),
                           CC_EXECUTE_CLAUDE=shlex.join([sys.executable, str(HERE.parent / "stand_in.py")]))
-        with a_redis(place) as redis, a_bridge() as url:
+        with contextlib.contextmanager(running_redis)() as redis, a_bridge(place / "runtime") as url:
             os.environ["CC_EXECUTE_BRIDGE"] = url
-            measure(Bench(place, options.specs, redis), options.rounds)
+            measure(Bench(place, options.specs, redis.url), options.rounds)
 
 
 if __name__ == "__main__":
