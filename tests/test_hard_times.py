@@ -211,10 +211,11 @@ def test_many_that_end_at_once_are_looked_for_together(monkeypatch):
         os.mkfifo(fifo)
         started = [client.call("execute", command=["sh", "-c", f"read line < {fifo}; exit 7"]) for _ in range(60)]
         before = int(Path(f"/proc/{bridge.process.pid}/io").read_text().split("syscr: ")[1].split()[0])
-        with open(fifo, "w") as gate:
+        with open(fifo, "r+b", buffering=0) as gate:  # both ways, so that none waits for it to be opened
             poll(lambda: len(other.call("list")["processes"]) == 60, "all run")
-            gate.write("go\n" * 60)
-        assert [client.finish(each).completed["exit_code"] for each in started] == [7] * 60
+            poll(lambda: all(os.readlink(f"/proc/{each['pid']}/fd/0") == str(fifo) for each in started), "all wait")
+            gate.write(b"go\n" * 60)
+            assert [client.finish(each).completed["exit_code"] for each in started] == [7] * 60
         reads = int(Path(f"/proc/{bridge.process.pid}/io").read_text().split("syscr: ")[1].split()[0]) - before
         table = 2 * len([name for name in os.listdir("/proc") if name.isdigit()])
         assert reads < 40 * table, "two looks for each of sixty would be 120 times the table"
