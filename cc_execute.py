@@ -80,6 +80,7 @@ FINDING_CHARS = 700                   # of what was found, in a retry's prompt
 MOST_FINDINGS = 40                    # so many unmet criteria are told of at once
 SECRET_END_CHARS = 65536              # before its end is cut off, so much of it is searched for secrets
 OUTPUT_END_CHARS = 500                # of a command's output, where it tells most: at its end
+NAME_CHARS = 255                      # of a tool's or a file's name; no file system's are longer
 GROWTH_ON_TIMEOUT = 1.5               # one retry after a time limit gets half as long again
 MINIMUM_LIMIT_S = 60                  # no estimate goes below
 BASELINE_PATHS = 20_000               # beyond, "created by this run" is only weak
@@ -2114,11 +2115,11 @@ def with_result(call: ToolCall, block: Mapping[str, Any], details: Mapping[str, 
 
 def describe_call(call: ToolCall, limit_chars: int = 60) -> str:
     """"Write config.py", "Bash: pytest -q": what the agent is doing, in a few words."""
-    path = call.input.get("file_path") or call.input.get("path")
+    name, path = shorten(call.name, NAME_CHARS), call.input.get("file_path") or call.input.get("path")
     if path:
-        return f"{call.name} {os.path.basename(str(path))}"
+        return f"{name} {shorten(os.path.basename(str(path)), NAME_CHARS)}"
     told = call.input.get("command") or call.input.get("pattern") or call.input.get("description") or ""
-    return f"{call.name}: {shorten(str(told), limit_chars)}" if told else call.name
+    return f"{name}: {shorten(str(told), limit_chars)}" if told else name
 
 
 # ---- Endings: (stream, how the process ended, stderr) -> AgentError or None. Pure; words in the transcript never decide. ----
@@ -9131,7 +9132,7 @@ def run_summary(document: Mapping[str, Any]) -> str:
 
 def whereabouts(outcome: Outcome) -> Iterator[str]:
     """Where to look, and how to go on."""
-    yield f"Transcripts and result: {outcome.document['output_dir']}"
+    yield f"Transcripts and result: {printable(outcome.document['output_dir'])}"
     if outcome.status in (3, 4) or outcome.status >= 128:
         yield "To go on where this ended: the same command with --resume"
 
@@ -9161,7 +9162,7 @@ def print_plan(document: Mapping[str, Any], spec: Spec, options: Options, mask: 
         ranges = [f"{first}-{last}" if last > first else str(first) for first, last in spec.outside]
         show(f"\nin no task: line{'s' if len(ranges) > 1 or '-' in ranges[0] else ''} {', '.join(ranges)}")
     for warning in warnings:
-        show(f"{paint('warning', 'yellow', sys.stdout)}: {warning}")
+        show(f"{paint('warning', 'yellow', sys.stdout)}: {printable(warning)}")
 
 
 def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator[Tuple[str, str]]:
@@ -9188,7 +9189,7 @@ def plan_rows(task: Task, plan: Mapping[str, Any], options: Options) -> Iterator
             shown = f"${value:g}" if name == "budget" else f"{value}"
             yield name.replace("_", " "), shown + (f" (--{name.replace('_', '-')})" if wins else source(name))
     words = [shorten(word, 40) if word == task.prompt else word for word in plan["command"]]
-    yield "agent", shlex.join(words) + ("" if task.prompt in plan["command"] else "  (the prompt goes in by standard input)")
+    yield "agent", printable(shlex.join(words)) + ("" if task.prompt in plan["command"] else "  (the prompt goes in by standard input)")
 
 
 def print_stats(document: Mapping[str, Any]) -> None:
@@ -9236,7 +9237,7 @@ def told_criterion(text: str, met: bool, confidence: str, evidence: str, kind: s
     not_run = evidence.startswith(NEVER_RAN)
     mark, colour = ("met    ", "green") if met else ("not run", "yellow") if not_run else ("NOT MET", "red")
     evidence = evidence[len(NEVER_RAN):] if not_run else evidence[len("judged: "):] if evidence.startswith("judged: ") else evidence
-    told = evidence if not_run else f"{confidence if met else 'found'}: {evidence}"
+    told = printable(evidence if not_run else f"{confidence if met else 'found'}: {evidence}")
     return f"  {paint(mark, colour, sys.stdout)}  {hanging(shorten(text, 300))}\n{BELOW_MARK}{hanging(told)}"
 
 
@@ -9446,7 +9447,7 @@ class Terminal(Observer):
 
     def warn(self, text: str) -> None:
         named = f"{self.name}: " if self.name and not text.startswith(self.name) else ""
-        self.screen.show(f"cc_execute: {named}{text}", sys.stderr)
+        self.screen.show(printable(f"cc_execute: {named}{text}"), sys.stderr)
 
     def print(self, text: str) -> None:
         if self.verdicts:
@@ -9465,7 +9466,7 @@ class Terminal(Observer):
         self.place = named + ("" if of == 1 else f" {self.done}/{of}" if named == "task" else f" ({self.done}/{of})")
         self.place = f"{self.name} {self.place}" if self.name else self.place
         self.title, self.last = shorten(task.title or task.prompt, 100), None
-        elsewhere = "" if directory == os.getcwd() else f"\n  in {directory}"
+        elsewhere = "" if directory == os.getcwd() else f"\n  in {printable(directory)}"
         of_spec = f" of {self.name}" if self.name else ""
         self.print(paint(f"Task {task.number}{of_spec}: {self.title}", "bold", sys.stdout) + elsewhere)
 
@@ -9518,7 +9519,7 @@ class Terminal(Observer):
     def task_ended(self, result: TaskResult) -> None:
         self.screen.drop(self)
         if not result.attempts:
-            self.print(f"  {paint('skipped', 'yellow', sys.stdout)}" + (f": {result.note}" if result.note else ""))
+            self.print(f"  {paint('skipped', 'yellow', sys.stdout)}" + (f": {printable(result.note)}" if result.note else ""))
             self._flush()
             return
         last = result.attempts[-1]
@@ -9526,9 +9527,9 @@ class Terminal(Observer):
         for verdict in () if stopped else last.verdicts:   # of what never began only the next step matters
             self.print(verdict_line(verdict))
         if last.error:
-            self.print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {last.error.message}")
+            self.print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {printable(last.error.message)}")
         if result.note:
-            self.print(f"  not tried again: {result.note}")
+            self.print(f"  not tried again: {printable(result.note)}")
         self.print(task_summary(result))
         self._flush()
 
@@ -10426,7 +10427,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         return 130
     except CcError as error:
-        print(own_mask()(f"cc_execute: {error}"), file=sys.stderr)
+        print(printable(own_mask()(f"cc_execute: {error}")), file=sys.stderr)
         if getattr(error, "hint", ""):
             print(error.hint, file=sys.stderr)
         if "--json" in argv:
@@ -10438,7 +10439,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except OSError as error:          # stdout is full or its terminal is gone, which names no file; or a file of ours
         output = f"standard output cannot be written: {error.strerror}; its result.json has what a run came to; send it elsewhere"
         trouble = f"{in_words(error)}; mend that" if error.filename else output
-        print(own_mask()(f"cc_execute: {trouble}, then give the same command again"), file=sys.stderr)
+        print(printable(own_mask()(f"cc_execute: {trouble}, then give the same command again")), file=sys.stderr)
         return give_up_stdout(1)
 
 
@@ -10562,17 +10563,17 @@ def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_jso
     outcome.document["warnings"] += write_pages([outcome], options)
     document, status = outcome.document, outcome.status
     for warning in document["warnings"]:
-        print(f"cc_execute: {warning}", file=sys.stderr)
+        print(printable(f"cc_execute: {warning}"), file=sys.stderr)
     if as_json:
         print(json.dumps(document, indent=1))
         return status
     task, = document["tasks"]
     attempt, = task["attempts"]
-    print(f"Task {task['number']}, replayed from {attempt['transcript']}: nothing is run\n  in {directory}")
+    print(printable(f"Task {task['number']}, replayed from {attempt['transcript']}: nothing is run\n  in {directory}"))
     for criterion in attempt["criteria"]:
         print(told_criterion(**criterion))
     if attempt["error"]:
-        print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {attempt['error']['message']}")
+        print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {printable(attempt['error']['message'])}")
     met = sum(criterion["met"] for criterion in attempt["criteria"])
     not_run = sum(criterion["evidence"].startswith(NEVER_RAN) for criterion in attempt["criteria"])
     told = "passed" if task["success"] else "not passed"
@@ -10584,14 +10585,14 @@ def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_jso
 def show_stats(specs: Sequence[str], options: Options, parsed: Any) -> int:
     store = open_store(options.store or usual_store())
     if isinstance(store, SqliteStore) and options.store and not os.path.lexists(store.path):
-        print(own_mask()(f"cc_execute: there is no history at {store.path} yet"), file=sys.stderr)
+        print(printable(own_mask()(f"cc_execute: there is no history at {store.path} yet")), file=sys.stderr)
     records, outlines = store.records(), store.outlines()
     names = {name for path in specs for name in (path, spec_name(path))}
     older = {os.path.basename(path) for path in specs}   # the first version kept no more of the name
     found = [record for record in records if not specs or record.spec in names or record.spec in older]
     if specs and not found:
         known = ", ".join(sorted({record.spec for record in records})) or "none"
-        print(own_mask()(f"cc_execute: nothing is stored of {', '.join(specs)}; known are: {printable(known)}"), file=sys.stderr)
+        print(printable(own_mask()(f"cc_execute: nothing is stored of {', '.join(specs)}; known are: {known}")), file=sys.stderr)
     document = masked({"schema": SCHEMA, **metrics(found, outlines)}, own_mask())
     if parsed.json:
         print(json.dumps(document, indent=1))
@@ -10682,11 +10683,11 @@ def run_specs(jobs: Sequence[Job], parsed: Any) -> int:
 def tell_of_all(outcomes: Sequence[Outcome], options: Options, as_json: bool, screen: Screen) -> int:
     """The files, the document or the sum of what all specs came to; the exit status."""
     for trouble in write_pages(outcomes, options):
-        screen.show(f"cc_execute: {trouble}", sys.stderr)
+        screen.show(printable(f"cc_execute: {trouble}"), sys.stderr)
         outcomes[0].document["warnings"].append(trouble)
     for outcome in outcomes:
         if not outcome.document["output_dir"] and not outcome.status:
-            screen.show(f"cc_execute: {printable(outcome.document['spec'])}: {outcome.document['warnings'][0]}", sys.stderr)
+            screen.show(f"cc_execute: {printable(outcome.document['spec'] + ': ' + outcome.document['warnings'][0])}", sys.stderr)
     documents = [outcome.document for outcome in outcomes]
     good = sum(document["success"] for document in documents)
     if as_json:

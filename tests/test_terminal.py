@@ -14,7 +14,7 @@ import pytest
 import wcwidth
 from hypothesis import given, strategies as st
 
-from cc_execute import Live, cells, fit, live_line
+from cc_execute import Live, ToolCall, cells, describe_call, fit, live_line
 from support import ROOT, missing, wait_until
 
 pytestmark = pytest.mark.usefixtures("bridge")
@@ -147,6 +147,37 @@ def test_what_the_agent_says_cannot_move_the_cursor_or_colour_the_screen(show, s
     assert "Create config.py" in screen.text() and "\x1b[41m" not in screen.text("-e")
     (workspace / "go").touch()
     assert "Create config.py" in screen.end() and "\x1b[41m" not in screen.text("-e")
+
+
+EVIL = "x\x1b[2J\x1b]0;title\x07\n\x9b31m"
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@pytest.mark.parametrize("call", [ToolCall(EVIL, {}), ToolCall("Read", {"file_path": f"/a/{EVIL}"}), ToolCall(EVIL, {"command": EVIL})], ids=["tool", "file", "command"])
+def test_the_name_of_a_tool_or_a_file_cannot_move_the_cursor(call):
+    assert not CONTROLS.search(describe_call(call)) and "\n" not in describe_call(call)
+
+
+def test_v_shows_no_control_character_of_a_tool_s_or_a_file_s_name(run_cc, stand_in):
+    tools = [{"tool": {"name": name, "input": {"file_path": path}, "content": EVIL, "is_error": True}} for name, path in (("Read", EVIL), (EVIL, "a"))]
+    told = run_cc("-", "-v", input=SPEC, env=stand_in([*tools, *WRITES]).environment).stderr
+    assert not CONTROLS.search(told) and told.count("x·[2J·]0;title·") >= 4, told
+
+
+def test_the_names_of_files_in_the_evidence_move_no_cursor(run_cc, stand_in):
+    spec = "Task: Go\nTimeout: 47\nSuccess Criteria:\n1) only a.txt was changed\n2) no .txt files exist\n"
+    told = run_cc("-", input=spec, env=stand_in([{"write": {"path": "w\x1b[2J.txt", "content": ""}}]).environment).stdout
+    assert "w·[2J.txt was touched too" in told and "w·[2J.txt is there" in told and not CONTROLS.search(told)
+
+
+@pytest.mark.parametrize("words", [
+    ["-"], ["-", "--output", f"../{EVIL}"], ["-", "--dry-run", "--claude", f"'{EVIL}'"], ["-", "--report", f"{EVIL}/a.html"], [f"--{EVIL}"], ["--stats", EVIL],
+    ["-", "--resume-from", EVIL], ["-", "--replay", EVIL], ["--replay", "../kept.jsonl", "-"]], ids=lambda words: " ".join(words).replace(EVIL, "evil"))
+def test_no_control_character_of_a_folder_s_or_an_option_s_name_reaches_the_terminal(words, run_cc, stand_in, workspace):
+    (workspace / EVIL).mkdir()
+    (workspace / "kept.jsonl").write_text('{"type":"result","subtype":"success","is_error":false,"result":"Done."}\n')
+    done = run_cc(*words, input=SPEC, env=stand_in(WRITES).environment, cwd=workspace / EVIL)
+    assert not CONTROLS.search(done.stdout + done.stderr), done
 
 
 def test_each_attempt_and_what_failed_is_told(show, stand_in):
