@@ -5592,15 +5592,16 @@ def bridge_path() -> str:
 
 def parse_address(url: str) -> Address:
     from urllib.parse import parse_qs, urlsplit
-    parts = urlsplit(url)
     try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme not in ("ws", "wss") or not parts.hostname or port == -1:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+        is_address = parts.scheme in ("ws", "wss") and bool(host.encode("idna"))
+    except ValueError:                # an open bracket, a port that is none, a name that no host can have
+        is_address = False
+    if not is_address:
         raise UsageError(f"{given_as('bridge', url)} {url!r} is no WebSocket address; expected something like {DEFAULT_BRIDGE}")
     token = parse_qs(parts.query, keep_blank_values=True).get("token", [None])[0]
-    return Address(parts.hostname, port or (443 if parts.scheme == "wss" else 8004), parts.path or "/", token, parts.scheme == "wss", bool(token))
+    return Address(host, port or (443 if parts.scheme == "wss" else 8004), parts.path or "/", token, parts.scheme == "wss", bool(token))
 
 
 def open_socket(address: Address, timeout: float = 5.0) -> Any:

@@ -78,6 +78,8 @@ def told_line(stderr: str, prefix: str = "cc_execute: ") -> str:
     Case("a choice", "spec.md --permissions all", ["--permissions", "'all'", "skip"], "see --help"),
     Case("a folder to work in", "spec.md --cwd nowhere", ["--cwd 'nowhere' is no folder"], "expected one that exists"),
     Case("a bridge", "spec.md --bridge http://x", ["--bridge 'http://x'"], "expected something like ws://127.0.0.1:8004"),
+    Case("a bridge whose bracket is not closed", "spec.md --bridge ws://[::1:8004", ["--bridge 'ws://[::1:8004'"], "expected something like ws://127.0.0.1:8004"),
+    Case("a bridge whose host is no name", "spec.md --bridge ws://a..b:8004", ["--bridge 'ws://a..b:8004'"], "expected something like ws://127.0.0.1:8004"),
     Case("a bridge from its variable", "spec.md", ["CC_EXECUTE_BRIDGE 'http://x'"], "expected something like ws://", env={"CC_EXECUTE_BRIDGE": "http://x"}),
     Case("a store", "spec.md --store x://y", ["--store 'x://y' is no store"], "expected the path of an SQLite file, or redis://"),
     Case("a store from its variable", "spec.md", ["CC_EXECUTE_STORE 'x://y'"], "expected the path of", env={"CC_EXECUTE_STORE": "x://y"}),
