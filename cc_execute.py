@@ -9634,10 +9634,20 @@ def told_row(row: Sequence[str], widths: Sequence[int], colour: str) -> str:
 PAGES: Mapping[str, Callable[[Sequence[Outcome]], Iterable[str]]] = {"report": report_page, "junit": junit_page}
 
 
+OPEN_ALREADY = Pattern(r"/dev/(?:fd/(\d{1,9})|stdout|stderr)")
+
+
+def open_descriptor(path: str) -> Optional[int]:
+    """Of a path that names what is open already, such as /dev/stdout, its number."""
+    found = OPEN_ALREADY.fullmatch(path)
+    return None if not found else int(found[1]) if found[1] else 1 if path.endswith("stdout") else 2
+
+
 def pages_of(options: Options) -> Dict[str, str]:
-    """The files that are to be written when all has ended, by the names of their options."""
-    named = {name: getattr(options, name) for name in PAGES}
-    return {name: os.path.realpath(path) for name, path in named.items() if path is not None}
+    """The files that are to be written when all has ended, by the names of their options; of a link the file that it leads to. (What
+    /dev/stdout leads to has no name if it is a pipe, and is not ours to remove or replace if it is a file.)"""
+    named = {name: os.path.abspath(path) for name in PAGES for path in [getattr(options, name)] if path is not None}
+    return {name: os.path.realpath(getattr(options, name)) if open_descriptor(path) is None else path for name, path in named.items()}
 
 
 def check_pages(options: Options) -> None:
@@ -9659,7 +9669,7 @@ def clear_pages(options: Options, specs: Sequence[str]) -> None:
     for name, path in pages_of(options).items():
         if path in map(os.path.realpath, specs):
             raise UsageError(f"--{name} {getattr(options, name)!r} is the spec itself; expected another file")
-        if os.path.isfile(path):
+        if os.path.isfile(path) and open_descriptor(path) is None:
             with contextlib.suppress(OSError):   # then it cannot be written either, which is told
                 os.remove(path)
 
@@ -9678,17 +9688,19 @@ def write_pages(outcomes: Sequence[Outcome], options: Options) -> List[str]:
 
 
 def write_page(path: str, pieces: Iterable[str]) -> None:
-    """A file whole or not at all, for whom the umask lets read it; what is no file, such as /dev/stdout, is written to as it is."""
-    part = f"{path}.{os.getpid()}.part" if not os.path.exists(path) or os.path.isfile(path) else path
+    """A file whole or not at all, for whom the umask lets read it; what is no file, or is open already, is written to as it is."""
+    number, part = open_descriptor(path), f"{path}.{os.getpid()}.part"
+    if number is not None or (os.path.exists(path) and not os.path.isfile(path)):
+        with open(path if number is None else os.dup(number), "w", encoding="utf-8", errors="replace") as file:
+            file.writelines(pieces)
+        return
     try:
         with open(part, "w", encoding="utf-8", errors="replace") as file:
             file.writelines(pieces)
-        if part != path:
-            os.replace(part, path)
+        os.replace(part, path)
     except BaseException:
-        if part != path:
-            with contextlib.suppress(OSError):
-                os.remove(part)
+        with contextlib.suppress(OSError):
+            os.remove(part)
         raise
 
 

@@ -140,6 +140,17 @@ def test_a_disk_that_is_full_at_the_end_costs_the_file_and_not_the_result(run_cc
     assert done.returncode == 0 and "No space left" in done.json()["warnings"][0] and "No space left" in done.stderr and os.path.exists("/dev/full")
 
 
+@pytest.mark.parametrize("place, shell", [("/dev/stdout", '"$@" | cat'), ("/dev/stdout", 'echo before >out; "$@" >>out; cat out'), ("/dev/stderr", '"$@" 2>out; cat out'),
+                                          ("/dev/fd/7", '"$@" 7>out; cat out'), ("/dev/fd/7", '{ "$@" 7>&1 >&2 | cat; } 2>&1')],
+                         ids=["pipe", "file", "stderr in a file", "descriptor", "descriptor of a pipe"])
+def test_dev_stdout_and_its_like_may_be_a_file_or_a_pipe(run_cc, stand_in, bridge, place, shell, workspace):
+    done = run_cc("-", "--json", "--junit", place, input=SPEC, env=stand_in(WORKS).environment, prefix=["sh", "-c", shell, "sh"])
+    assert "could not be written" not in done.stdout + done.stderr and not list(workspace.glob("*deleted*"))
+    page, document = (done.stdout[done.stdout.index(first):done.stdout.index(last) + len(last)] for first, last in (("<?xml", "</testsuites>"), ("{", "\n}\n")))
+    assert 'tests="3"' in page and etree.fromstring(page.encode()) is not None and "testsuites" not in document and '"success": true' in document
+    assert done.stdout.startswith("before") == ("before" in shell)
+
+
 def test_an_older_file_is_replaced_whole_and_a_link_stays_one(report, stand_in, tmp_path, workspace):
     (tmp_path / "real.xml").write_text("old" * 10_000)
     (tmp_path / "ci.xml").symlink_to("real.xml")
