@@ -10373,6 +10373,12 @@ def seconds_or_none(text: str) -> float:
     return 0.0 if re.fullmatch(r"0+(?:\.0*)?", text) else positive(float)(text)
 
 
+def not_empty(text: str) -> str:
+    if not text:                      # a variable of the shell's that is not set
+        raise ValueError(text)
+    return text
+
+
 def few(text: str) -> int:
     number = int(text)
     if not 1 <= number <= MOST_JOBS:
@@ -10396,6 +10402,10 @@ NUMBER_OPTIONS: Sequence[Tuple[str, Callable[[str], Any], str]] = (
     ("--keep", positive(int), "a whole number above 0"),
     ("--jobs", few, f"a whole number from 1 to {MOST_JOBS}"))
 
+# Without a value, the work would be done, or done again, where it was not meant to be.
+PLACE_OPTIONS: Sequence[Tuple[str, str]] = (("--cwd", "a folder"), ("--output", "a folder"), ("--resume-from", "the folder of a run"),
+                                            ("--replay", "a transcript"))
+
 
 def make_parser() -> Any:
     import argparse
@@ -10413,8 +10423,10 @@ def make_parser() -> Any:
     for name in ("--dry-run", "--keep-going", "--question", "--strict", "--judge", "--json", "--resume", "--resume-if-any", "--stats",
                  "--markdown"):
         add(name, action="store_true")
-    for name in ("--model", "--cwd", "--bridge", "--store", "--claude", "--output", "--resume-from", "--replay", "--report", "--junit"):
+    for name in ("--model", "--bridge", "--store", "--claude", "--report", "--junit"):
         add(name)
+    for name, expected in PLACE_OPTIONS:
+        add(name, type=option(not_empty, expected))
     add("--task", dest="tasks", type=option(int, "a task's number, such as 2"), action="append")
     add("--permissions", choices=("skip", "allowed"))
     add("-v", dest="verbose", action="store_true")
