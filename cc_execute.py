@@ -7470,7 +7470,8 @@ class AttemptRun(Listener):
         return ended, make_error(kind, f"{told}. If the agent still runs, the bridge ends it a minute after its client has gone")
 
     def sweep(self) -> None:
-        """After the end of a bridge: a new one ends what the old one had to leave behind, such as a command of the agent's."""
+        """After the end of a bridge: a new one ends what the old one had to leave behind, such as a command of the agent's, or what had
+        just begun."""
         self.context.disconnect()
         with contextlib.suppress(NotReady, BridgeLost):   # the trouble that brought us here is told already
             self.context.client()
@@ -7563,7 +7564,9 @@ class AttemptRun(Listener):
             if ended.survivors:
                 client.cancel(process)
         except (CallError, BridgeLost, NotReady) as trouble:
-            self.lost = "" if isinstance(trouble, CallError) else str(trouble)
+            if not isinstance(trouble, CallError):
+                self.lost = str(trouble)
+                self.sweep()
             return CommandResult(None, output.text(), f"it could not be run to its end: {trouble}")
         good = ended.status == "completed" and ended.exit_code is not None
         how = f"it ran into the time limit of {self.step.timeout:g} s" if ended.status == "timeout" else f"{ended.signal or ended.status}"

@@ -267,6 +267,14 @@ def start_bridge(*options: str, env: Optional[dict[str, str]] = None, **how: Any
         bridge.process.stdout.close()
 
 
+def wrapped(tmp_path: Path, before: str) -> Path:
+    """The bridge's script with some lines that are carried out before it."""
+    script = tmp_path / "wrapped.py"
+    script.write_text(f"import os, resource, runpy, signal, sys\n{before}\nsys.path[0] = {str(SCRIPT.parent)!r}\n"
+                      f"sys.argv[0] = {str(SCRIPT)!r}\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n")
+    return script
+
+
 def poll(is_so: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
     """The first true value of `is_so`; fails when it takes too long."""
     deadline = time.monotonic() + within_s

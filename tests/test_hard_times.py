@@ -15,19 +15,11 @@ from pathlib import Path
 import pytest
 
 import ws_bridge as wb
-from bridging import DEADLINE_S, SCRIPT, RpcFailure, RunningBridge, bridge_command, poll, start_bridge
+from bridging import DEADLINE_S, RpcFailure, RunningBridge, bridge_command, poll, start_bridge, wrapped
 from support import missing, unshare
 
 RUNS = 10_000
 ESCAPE = "setsid sleep 100 > /dev/null 2>&1 & "
-
-
-def wrapped(tmp_path: Path, before: str) -> Path:
-    """The bridge's script with some lines that are carried out before it."""
-    script = tmp_path / "wrapped.py"
-    script.write_text(f"import os, resource, runpy, signal, sys\n{before}\nsys.path[0] = {str(SCRIPT.parent)!r}\n"
-                      f"sys.argv[0] = {str(SCRIPT)!r}\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n")
-    return script
 
 
 def descriptors(pid: int) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from bridging import lives, start_bridge
+from bridging import lives, start_bridge, wrapped
 from support import DEADLINE_S, ROOT, heed_signals, marked_processes, own_mark, wait_until
 
 SPEC = "Task: Create config.py\nSuccess Criteria: 1) config.py exists\nRetry Strategy: Try again.\n"
@@ -190,6 +190,30 @@ def test_a_bridge_that_is_killed_during_a_criterion_command_is_exit_3_with_the_d
     attempt = ended.json()["tasks"][0]["attempts"][0]
     assert attempt["error"]["kind"] == "bridge" and not attempt["criteria"][0]["met"]
     wait_until(lambda: others_than_bridges() == [], "the command has ended with its bridge")
+
+
+# The bridge, killed when the criterion's command runs already, and before the kernel was told whom to end with it.
+KILLED_AT_ONCE = """import fcntl, time
+real, leashed = fcntl.fcntl, []
+def dies(descriptor, operation, *value):
+    if operation == fcntl.F_SETOWN:
+        leashed.extend(value)
+        while len(leashed) == 2 and not os.path.exists(f"/proc/{-leashed[1]}/cwd/bash"):  # the agent was the first
+            time.sleep(0.01)
+        if len(leashed) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return real(descriptor, operation, *value)
+fcntl.fcntl = dies"""
+
+
+def test_a_command_that_had_just_begun_when_its_bridge_was_killed_is_ended_too(workspace, stand_in, monkeypatch, tmp_path):
+    spec = "Task: Create a.txt\nSuccess Criteria: 1) `touch escaped; echo $$ >bash.part; mv bash.part bash; exec sleep 600`\n"
+    with start_bridge(script=wrapped(tmp_path, KILLED_AT_ONCE)) as bridge:
+        monkeypatch.setenv("CC_EXECUTE_BRIDGE", bridge.url)
+        run = Running(spec, workspace, stand_in([{"text": "Done."}]).environment)
+        ended = run.end()
+    assert ended.returncode == 3 and ended.json()["tasks"][0]["attempts"][0]["error"]["kind"] == "bridge", ended.stderr
+    wait_until(lambda: others_than_bridges() == [], "the command is ended")
 
 
 @CLIENTS
