@@ -10553,16 +10553,32 @@ CRITERIA_WORDS = Pattern(r"success criteria|evaluate\b|criteria\s*:", re.I)
 
 def specs_in(folder: str) -> List[str]:
     """Of a folder's .md and .txt files those that speak of criteria, by name; what else lies there, such as a README, is nobody's task."""
-    paths = sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith((".md", ".txt")) and entry.is_file())
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith((".md", ".txt")))
+    except OSError as error:
+        raise UsageError(f"the folder {folder!r} cannot be read: {error.strerror}; expected one that can") from None
     found = []
-    for path in paths:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            is_spec = CRITERIA_WORDS.search(file.read())
-        if is_spec:
+    for path in (path for path in (os.path.join(folder, name) for name in names) if may_be_read(path)):
+        if speaks_of_criteria(path):
             found.append(path)
         else:
             print(f"cc_execute: {printable(path)} is left out: it has no success criteria; name it to have it done", file=sys.stderr)
     return found
+
+
+def may_be_read(path: str) -> bool:
+    """Whether it is a file, or a link that leads nowhere, which is refused when it is read; an editor's lock is such a link, and hidden."""
+    is_lost = os.path.islink(path) and not os.path.exists(path) and not os.path.basename(path).startswith(".")
+    return os.path.isfile(path) or is_lost
+
+
+def speaks_of_criteria(path: str) -> bool:
+    """What cannot be read may: that it cannot is told when it is."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return bool(CRITERIA_WORDS.search(file.read()))
+    except OSError:
+        return True
 
 
 def expand_paths(named: Iterable[str]) -> List[str]:
@@ -10574,7 +10590,7 @@ def expand_paths(named: Iterable[str]) -> List[str]:
         if os.path.isdir(path):
             found = specs_in(path)
         elif glob.has_magic(path) and not os.path.exists(path):
-            found = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+            found = sorted(name for name in glob.glob(path, recursive=True) if may_be_read(name))
         if not found:
             raise UsageError(f"{path!r} holds no spec; expected a file, a folder with .md or .txt files that have success criteria, or a "
                              "pattern that matches some")

@@ -38,6 +38,11 @@ def agents() -> list:
     return [process for process in marked_processes(own_mark()) if "stand_in.py" in process.command]
 
 
+def like_anybody() -> list:
+    """The words before a command that a file's mode is to hold for, also where root runs the tests."""
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--"] if os.geteuid() == 0 else []
+
+
 # ---- Which specs. ----
 
 @pytest.mark.parametrize("named", [["specs"], ["specs/*.md"], ["spec*/**/*.md"], ["specs/b.md", "specs", "specs/a.md"]], ids=" ".join)
@@ -55,6 +60,29 @@ def test_what_else_lies_in_a_folder_is_no_task(run_cc, stand_in, workspace):
     (workspace / "specs" / "README.md").write_text("# Specs\nDelete old ones when they are done.\n")
     done = run_cc("specs", "--json", env=stand_in([{"text": "Hello"}]).environment)
     assert done.json()["spec"] == "specs/a.md" and "specs/README.md is left out: it has no success criteria" in done.stderr
+
+
+@pytest.mark.parametrize("named", ["specs", "specs/*.md"])
+def test_a_link_that_leads_nowhere_is_not_passed_over(run_cc, workspace, named):
+    (workspace / "specs").mkdir()
+    (workspace / "specs" / "a.md").write_text("Task: Say hello\nSuccess Criteria: 1) response mentions hello\n")
+    (workspace / "specs" / "b.md").symlink_to("moved.md")
+    (workspace / "specs" / ".#a.md").symlink_to("ada@box.1234:5678")   # Emacs' lock
+    done = run_cc(named, "--json")
+    assert done.returncode == 2 and done.json()["error"]["file"] == "specs/b.md" and "No such file" in done.stderr
+
+
+@pytest.mark.parametrize("locked, told", [("specs/b.md", "specs/b.md: Permission denied; expected a file"), ("specs", "the folder 'specs' cannot be read: Permission denied")])
+def test_what_may_not_be_read_in_a_folder_is_bad_usage(run_cc, workspace, locked, told):
+    (workspace / "specs").mkdir()
+    for name in "ab":
+        (workspace / "specs" / f"{name}.md").write_text("Task: Say hello\nSuccess Criteria: 1) response mentions hello\n")
+    (workspace / locked).chmod(0)
+    try:
+        done = run_cc("specs", "--json", prefix=like_anybody())
+    finally:
+        (workspace / locked).chmod(0o700)
+    assert done.returncode == 2 and told in done.stderr and set(done.json()["error"]) == {"file", "line", "found", "expected"}, done.stderr
 
 
 def test_an_interruption_between_two_specs_is_no_success(stand_in, workspace, tmp_path):
