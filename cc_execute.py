@@ -10017,13 +10017,21 @@ def execute_now(job: Job, interrupt: Interrupt, observer: Observer, batch: str, 
         return outcome
 
 
-def unbegun(job: Job, why: str, status: int = 0) -> Outcome:
-    """The outcome of a spec that was not begun: all its tasks are skipped."""
+def unbegun(job: Job, why: str, status: int = 0, told: str = "it was not begun") -> Outcome:
+    """The outcome of a spec that was not begun, or of which is not known how far it came: all its tasks are skipped."""
     results = [TaskResult(task, "skipped", note=why) for task in chosen_tasks(job.spec, job.options)]
     document = {"schema": SCHEMA, "spec": job.spec.file, "success": False, "confidence": None, "started_at": iso_time(time.time()),
-                "duration": 0.0, "cost_usd": None, "output_dir": "", "warnings": [f"it was not begun: {why}"],
+                "duration": 0.0, "cost_usd": None, "output_dir": "", "warnings": [f"{told}: {why}"],
                 "tasks": [task_document(result) for result in results]}
     return Outcome(masked(document, own_mask()), status, details=masked(details_document(results), own_mask()))
+
+
+def broken_off(job: Job, error: Exception) -> Outcome:
+    """The outcome of a spec whose run something ended that nobody had foreseen: the system's refusal, which the next spec would meet
+    too, or a fault of this program's."""
+    if isinstance(error, OSError):
+        return unbegun(job, f"{in_words(error)}; mend that, then give the same command with --resume", NotReady.exit_status, "it was broken off")
+    return unbegun(job, f"{type(error).__name__}: {error}", 1, "a fault of cc_execute.py's own broke it off")
 
 
 def execute(job: Job, interrupt: Interrupt, observer: Observer, batch: str = "", gate: Optional[Gate] = None) -> Outcome:
@@ -10702,6 +10710,13 @@ class Batch:
                 raise
             observer.warn(f"{job.spec.file}: {error}")   # what the others come to is not lost by it
             outcome = unbegun(job, str(error), error.exit_status)
+        except BrokenPipeError:       # nobody reads what is told any more
+            raise
+        except Exception as error:
+            if len(self._jobs) == 1:
+                raise
+            outcome = broken_off(job, error)
+            observer.warn(f"{job.spec.file}: {outcome.document['warnings'][0]}")
         if outcome.status not in (0, 1):
             self._why_not = self._why_not or f"{job.spec.file} ended with exit status {outcome.status}"
         observer.run_ended(outcome)

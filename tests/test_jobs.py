@@ -148,6 +148,25 @@ def test_the_worst_exit_status_counts_and_what_is_not_begun_is_told(run_cc, stan
     assert done.returncode == 3 and statuses[0] == "error" and statuses[3] == "skipped" and "spec03.md: it was not begun" in done.stderr
 
 
+@pytest.mark.parametrize("jobs", [1, 4])
+@pytest.mark.parametrize("error, status, told", [
+    ("OSError(24, 'Too many open files')", 3, "it was broken off: Too many open files; mend that, then give the same command with --resume"),
+    ("ZeroDivisionError('float division by zero')", 1, "a fault of cc_execute.py's own broke it off: ZeroDivisionError: float division by zero")])
+def test_what_ends_one_unforeseen_loses_nothing_of_the_others(stand_in, workspace, tmp_path, jobs, error, status, told):
+    """They were paid for. What the system refuses ends the list, since the next would meet it too."""
+    names = write_specs(workspace, 4)
+    code = ("import cc_execute as cc, os, sys, time\nrun = cc.run_watched\ndef fail(context, leave):\n    if context.spec.file != 'spec01.md':\n        return run(context, leave)\n"
+            "    while len([name for name in os.listdir('.') if os.path.exists(name + '/a.txt')]) < int(sys.argv[2]) - 1:\n        time.sleep(0.05)\n"
+            f"    raise {error}\ncc.run_watched = fail\nsys.exit(cc.main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", code, "--jobs", str(jobs), *names, "--json", "--junit", str(tmp_path / "ci.xml")], cwd=workspace,
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), **stand_in(WORKS).environment})
+    documents = json.loads(done.stdout)["specs"]
+    assert done.returncode == status and [document["spec"] for document in documents] == names, done.stderr
+    assert documents[1]["warnings"] == [told] and told in done.stderr and 'name="spec01.md"' in (tmp_path / "ci.xml").read_text()
+    passed = [document["success"] for document in documents]
+    assert passed == ([True, False, True, True] if jobs == 4 or status == 1 else [True, False, False, False])
+
+
 def test_ctrl_c_ends_all_of_them(stand_in, workspace):
     names = write_specs(workspace, 6)
     agent = stand_in([{"bash": "touch here; sleep 600"}])
