@@ -6379,7 +6379,7 @@ class RunState(NamedTuple):
     """A run and how far it has come: its STATE_FILE holds all but the tasks."""
     version: int
     run: str                          # its id, which the labels of its processes hold
-    batch: str                        # that of the first run that the same command began
+    batch: str                        # what all runs have that one command with several specs began; of one alone its id
     spec: str                         # by what the history knows it
     file: str                         # its whole path, or what stands for it
     directory: str
@@ -9786,6 +9786,19 @@ def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> T
     return found[0] if found else ("", None)
 
 
+def last_batch(specs: Sequence[Spec], given: Mapping[str, Any]) -> str:
+    """What the runs are known by that the last command with several specs began here; "" if there is none. A spec that was run alone
+    since, or is new, changes nothing about the others."""
+    newest = (0.0, "")
+    for spec in specs:
+        for folder in runs_of(run_key(spec)):
+            state = read_state(folder) if os.path.exists(os.path.join(folder, STATE_FILE)) else None
+            if state and state.batch != state.run and is_here(state, given):
+                newest = max(newest, (state.started_at, state.batch))
+                break
+    return newest[1]
+
+
 def why_no_run(spec: Spec, given: Mapping[str, Any], number: int) -> str:
     """Where it was looked for, and where the last one is, if there is one elsewhere."""
     named = named_output(given.get("resume_from") or given.get("output"), spec, number)
@@ -9813,7 +9826,7 @@ RESUMING = ("resume", "resume_from", "resume_if_any")
 def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Job:
     resumes = any(given.get(name) for name in RESUMING)
     folder, state = find_run(spec, given, number, batch) if resumes else ("", None)
-    if resumes and not state and number < 2 and not given.get("resume_if_any"):
+    if resumes and not state and number < 2 and not batch and not given.get("resume_if_any"):
         raise UsageError(f"there is no run of {spec.file} to go on with {why_no_run(spec, given, number)}; expected one: give "
                          "the --output that it had, or leave out --resume")
     if state:
@@ -9844,8 +9857,10 @@ def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
     if given.get("resume_from") and given.get("output"):
         raise UsageError("--resume-from was given with --output; expected the first alone: a run goes on in its own folder")
     jobs: List[Job] = []
+    is_looked_for = len(specs) > 1 and any(given.get(name) for name in RESUMING) and not given.get("resume_from") and not given.get("output")
+    last = last_batch(specs, given) if is_looked_for else ""
     for number, spec in enumerate(specs, 1):
-        batch = jobs[0].state.batch if jobs and jobs[0].state else ""
+        batch = last or (jobs[0].state.batch if jobs and jobs[0].state else "")
         jobs.append(make_job(spec, given, number if len(specs) > 1 else 0, batch))
     return jobs
 
@@ -10686,7 +10701,7 @@ class Batch:
     def __init__(self, jobs: Sequence[Job], terminal: Callable[[Job], Terminal]):
         import secrets
         self._jobs, self._terminal, self._interrupt, self._gate = jobs, terminal, heed_signals(), Gate()
-        self._name = next((job.state.batch for job in jobs if job.state), "") or secrets.token_hex(8)
+        self._name = next((job.state.batch for job in jobs if job.state), "") or (secrets.token_hex(8) if len(jobs) > 1 else "")
         self._why_not = ""            # no more are begun
 
     def run(self, at_once: int) -> List[Outcome]:

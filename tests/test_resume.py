@@ -982,6 +982,38 @@ def test_several_specs_go_on_where_the_command_was(place):
     assert len(there.runs()) == 3
 
 
+def run_of_three(place) -> "Place":
+    """spec.md passed, b.md failed to log in, c.md was not begun; the script goes on with a.txt, b.txt and c.txt in that order."""
+    there = place(SPEC, [WRITE["a"]], [AUTHENTICATION], [WRITE["a"]], [WRITE["b"]], [WRITE["c"]])
+    for name in "bc":
+        (there.folder / f"{name}.md").write_text(SPEC.replace("a.txt", f"{name}.txt"))
+    assert there.run("b.md", "c.md").returncode == 3 and len(there.starts()) == 2
+    return there
+
+
+def test_the_first_spec_that_was_run_alone_meanwhile_does_not_have_the_others_done_anew(place):
+    there = run_of_three(place)
+    (there.workspace / "a.txt").unlink()
+    assert there.run().returncode == 0
+    done = there.resume("b.md", "c.md")
+    assert done.returncode == 0 and len(there.starts()) == 5, done.stderr
+    assert [len(document["tasks"][0]["attempts"]) for document in done.json()["specs"]] == [1, 2, 1]
+
+
+def test_a_new_spec_before_those_that_were_begun_is_begun_and_they_go_on(place):
+    there = run_of_three(place)
+    (there.folder / "0.md").write_text("Task: Create a.txt again\nTimeout: 60\nSuccess Criteria:\n1) a.txt exists\n")
+    done = there.resume("spec.md", "b.md", "c.md", spec="0.md")
+    assert done.returncode == 0 and [start["prompt"] for start in there.starts()][2:] == ["Create a.txt again", "continue", "Create c.txt"], done.stderr
+
+
+def test_specs_none_of_which_was_run_are_nothing_to_go_on_with(place):
+    there = place(SPEC, [WRITES])
+    (there.folder / "b.md").write_text(SPEC)
+    done = there.resume("b.md")
+    assert done.returncode == 2 and "there is no run of spec.md to go on with here" in done.stderr and there.starts() == []
+
+
 def test_a_spec_that_had_not_begun_is_not_taken_for_its_last_run(place):
     there = place(SPEC, [{"write": {"path": "b.txt", "content": "b"}}], [AUTHENTICATION], [WRITES], [{"write": {"path": "b.txt", "content": "b"}}])
     (there.folder / "b.md").write_text(SPEC.replace("a.txt", "b.txt"))
