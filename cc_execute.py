@@ -143,6 +143,11 @@ def given_as(name: str, value: str) -> str:
 class CcError(Exception):
     exit_status = 1
 
+    def __reduce__(self) -> Tuple[Any, ...]:
+        """Made again from what it says, and not by an __init__ that takes other things: so it comes whole out of another process."""
+        import copyreg
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
+
 
 class UsageError(CcError):
     exit_status = 2

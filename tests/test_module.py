@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import collections
 import json
+import pickle
 import subprocess
 import sys
 
@@ -174,6 +175,16 @@ def test_an_agent_s_command_is_run_under_an_estimated_limit(bridge, stand_in, wo
 def test_a_time_limit_that_is_none_is_a_usage_error(timeout):
     with pytest.raises(cc_execute.UsageError, match="expected seconds above 0"):
         cc_execute.execute_via_websocket(["true"], timeout)
+
+
+@pytest.mark.parametrize("error", [
+    cc_execute.SpecError("a.md", 2, "timeout 'soon'", "a time limit"), cc_execute.Undecided("exit status 4: a limit", 4), cc_execute.CallError("no", -32000, {"errno": 2}),
+    cc_execute.UsageError("no"), cc_execute.NotReady("no bridge")], ids=lambda error: type(error).__name__)
+def test_an_error_comes_whole_out_of_another_process(error):
+    """One that does not breaks a ProcessPoolExecutor, and what all others of it came to is lost."""
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(error, protocol))
+        assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error) and again.exit_status == error.exit_status
 
 
 @pytest.mark.parametrize("file", ["cc_execute.py", "ws_bridge.py"])
