@@ -5781,7 +5781,8 @@ def authorization(address: Address) -> List[Tuple[str, str]]:
 
 
 def refused(address: Address, status: int) -> NoBridge:
-    reasons = {401: "it wants another token (CC_BRIDGE_TOKEN)", 403: "it takes no connections under this host name (its --allow-host)"}
+    reasons = {401: "it wants another token (CC_BRIDGE_TOKEN)", 403: "it takes no connections under this host name (its --allow-host)",
+               503: "it has as many connections as it takes (its --max-connections), or is ending; try again when others have ended"}
     return NoBridge(f"{address} refused the connection (HTTP {status}): {reasons.get(status, 'it does not seem to be a bridge')}")
 
 

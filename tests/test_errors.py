@@ -358,6 +358,13 @@ def test_a_server_that_is_no_bridge(kind, words, hidden, run_cc, stand_in, tmp_p
     assert url in told and "correct --bridge, or leave it out" in told and (words in told or "is no bridge" in told), told
 
 
+def test_a_bridge_that_is_full_is_not_taken_for_a_stranger(run_cc, stand_in):
+    with start_bridge("--max-connections", "1") as bridge, bridge.connect():
+        done = run_cc("-", "--json", "--bridge", bridge.url, input=SPEC, env=stand_in(WORKS).environment)
+    told = first_error(done)
+    assert "HTTP 503): it has as many connections as it takes (its --max-connections), or is ending; try again" in told and "seem" not in told, told
+
+
 def test_a_bridge_that_wants_another_token(run_cc, stand_in, tmp_path):
     """The example in the message is not taken for a secret of the user's."""
     with start_bridge(env={"CC_BRIDGE_TOKEN": "another-token-of-somebody"}) as other:
