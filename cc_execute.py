@@ -3295,16 +3295,55 @@ def search_texts(criterion: Criterion, texts: NamedTexts, best: str) -> Verdict:
 
 
 def find_target(target: str, criterion: Criterion, texts: NamedTexts, best: str) -> Finding:
-    """Of a description that must not hold, any telling word counts as found."""
-    wanted = [target] + (telling_words(target) if criterion.negated and not criterion.literal else [])
+    """Of a description that must not hold, any telling word counts as found. That something is not there is less certain where
+    something like it is."""
+    wanted = [target] + (forbidden_forms(target, criterion.literal) if criterion.negated else [])
+    close = ""
     for name, text in texts:
         place = next(filter(None, (search(words, criterion.literal, text) for words in wanted)), None)
         if place:
             where = f"{name} line {place[0]}"
             return Finding(not criterion.negated, best if place[1] else "weak", f"{where}: {line_of(text, place[0])}", f"{where} has it")
+        alike = comes_close(target, text) if criterion.negated and not close else ""
+        close = f"; {name} has {shorten(alike, 40)!r}" if alike else close
     names = shorten(", ".join(name for name, _ in itertools.islice(texts, NAMED_TEXTS)), 80) or "no file"
-    sure = criterion.literal or not criterion.negated or len(telling_words(target)) == 1
-    return Finding(criterion.negated, best if sure else "weak", f"{target!r} is not in {names}", f"it was not in {names}")
+    sure = not close and (criterion.literal or not criterion.negated or is_a_word(target))
+    return Finding(criterion.negated, best if sure else "weak", f"{target!r} is not in {names}{close}", f"it was not in {names}")
+
+
+def forbidden_forms(target: str, literal: bool) -> List[str]:
+    """What else must not be there where `target` must not: the telling words of a description, a call of eval(), one of the TODOs."""
+    call, plural_of = re.fullmatch(r"([\w.]+\()\)", target), re.fullmatch(r"([A-Z]{2,})s", target)
+    return [match[1] for match in (call, plural_of) if match] + ([] if literal else telling_words(target))
+
+
+def is_a_word(target: str) -> bool:
+    """Whether unquoted words are one that can be searched: "no tabs" and "no duplicates" speak of things, not of these words."""
+    words = telling_words(target)
+    return len(words) == 1 and not re.search(r"[^s]s$", words[0])
+
+
+def comes_close(target: str, text: str) -> str:
+    """What a text has of a target in other letters (Docker, docker), in the singular or as a part of a name (SECRET, SECRET_KEY)."""
+    stem = r"\s+".join(map(re.escape, re.sub(r"(?<=\w{3})s$", "", plain_letters(target)).split()))
+    if not stem:
+        return ""
+    head, tail = (r"(?<![^\W_])" if is_word(stem[0]) else ""), (r"s?(?![^\W_])" if is_word(stem[-1]) else "")
+    plain = plain_letters(text)
+    apart = plain_letters(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text))   # the Warning of a DeprecationWarning
+    found = re.search(rf"\w*{head}{stem}{tail}\w*", plain) or re.search(head + stem + tail, apart)
+    return found[0] if found else ""
+
+
+LETTERS_ALIKE = {**dict.fromkeys(map(ord, "‘’´`“”"), "'"), ord('"'): "'", **dict.fromkeys(range(0x2010, 0x2016), "-"), 0: None}
+
+
+def plain_letters(text: str) -> str:
+    """A text in small letters without accents, with one sort of quotes and dashes, and without the NULs of UTF-16."""
+    import unicodedata
+    if not text.isascii():
+        text = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return text.translate(LETTERS_ALIKE).casefold()
 
 
 def judge_output(criterion: Criterion, evidence: Evidence) -> Verdict:
