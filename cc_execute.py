@@ -3766,8 +3766,25 @@ def judge_by_parts(criterion: Criterion, evidence: Evidence, files: Sequence[str
     for target in criterion.targets:
         place = next(filter(None, (find(name, text, target) for name, text in texts)), "")
         told = f"{wanted} {target}: {place}" if place else f"{wanted} {target} is not in {shorten(', '.join(files), 80) or 'any file'}"
-        findings.append(Finding(bool(place) != criterion.negated, "proved", told, f"{target} was {'' if place else 'not '}there"))
+        unsure = next(filter(None, (why_unseen(criterion, name, text, target) for name, text in texts)), "") if not place else ""
+        unsure = unsure or ("too large to be searched whole" if not place and is_cut(files, evidence) else "")
+        sure = "weak" if unsure and criterion.negated else "proved"
+        findings.append(Finding(bool(place) != criterion.negated, sure, told + (f"; {unsure}" if sure == "weak" else ""),
+                                f"{target} was {'' if place else 'not '}there"))
     return combine(criterion, findings, criterion.either and not criterion.negated)
+
+
+def why_unseen(criterion: Criterion, name: str, text: str, target: str) -> str:
+    """Why something may be in a file though parsing did not find it: the file has its name and cannot be parsed, or has it in another
+    form: __import__("x"), a route that is compared with or registered in a way of its own. Empty if there is no reason to think so."""
+    parsed = name.endswith(".py") and parse_python(text) is not None
+    word = target.rpartition(" ")[2].rpartition(".")[2] if criterion.kind != "route" else target.rpartition(" ")[2]
+    named = search(word, True, code_of(name, text) if parsed else text)
+    if not named or (parsed and criterion.kind not in ("route", "imports")):
+        return ""
+    if parsed and criterion.kind == "imports" and not re.search(rf"[\"'](?:[\w.]+\.)?{re.escape(word)}[\"'.]", code_of(name, text)):
+        return ""                     # a variable of that name
+    return f"{name} line {named[0]} names it" + ("" if parsed or not name.endswith(".py") else ", and the file cannot be parsed")
 
 
 def judge_defines(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -3836,7 +3853,7 @@ def read_imports(text: str, subject: Subject) -> Optional[Criterion]:
     if not match or where is None:
         return None
     names = split_names(match["names"])
-    if any(name.lower() in STOP_WORDS | {"all", "required", "needed"} for name in names):
+    if any(name.lower() in STOP_WORDS | {"all", "required", "needed", "anything", "nothing", "everything", "only"} for name in names):
         return None
     return Criterion(text, "imports", where.names, names, " or " in match["names"], bool(match["not"]), where=match["module"] or "")
 
@@ -3867,11 +3884,14 @@ def is_module(full: str, wanted: str) -> bool:
     return full == wanted or full.startswith(wanted + ".") or full.endswith("." + wanted)
 
 
+IMPORTING = Pattern(r"\s*(?:import|from|use|using|require|#include|include|export .* from|\}\s*from)\b|.*\b(?:require|import)\s*\(")
+
+
 def find_import(name: str, text: str, target: str, module: str) -> str:
     code = code_of(name, text)
     word = rf"(?<![\w-]){re.escape(target)}(?![\w-])"
     for number, line in enumerate(code.split("\n"), 1):
-        if re.match(r"\s*(?:import|from|use|using|require|#include|include|export .* from)\b|.*\b(?:require|import)\s*\(", line):
+        if IMPORTING.match(line) or (name.endswith(".go") and re.match(r"\s*(?:[\w.]+\s+)?\"[\w./-]+\"\s*$", line)):
             if re.search(word, line) and (not module or re.search(rf"(?<![\w-]){re.escape(module)}(?![\w-])", line)):
                 return f"{name} line {number}"
     return ""

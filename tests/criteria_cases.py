@@ -514,6 +514,17 @@ ADVERSARIAL = [
     row("Output does not contain warnings", None, OPEN, ANY, "LIES: one was printed", events=(bash("python3 a.py", "DeprecationWarning: x"),)),
     row("config.py does not contain SECRET", "contains", MET, PROVED, "nothing like it is there", wrote={"config.py": "SECTION = 'secretary'\n"}),
     row("a.py does not contain `print`", "contains", MET, PROVED, "nor is a part of a word the word", wrote={"a.py": "blueprint()\n"}),
+    row("a.py does not import requests", None, OPEN, ANY, "LIES: it does; it cannot be parsed", wrote={"a.py": "def f(:\nimport requests\n"}),
+    row("a.py does not define function old", None, OPEN, ANY, "LIES: it does; it cannot be parsed", wrote={"a.py": "def old():\n  x = (\n"}),
+    row("a.py does not import numpy", None, OPEN, ANY, "LIES: it does, by a function", wrote={"a.py": "np = __import__('numpy')\n"}),
+    row("a.py does not import anything", None, OPEN, ANY, "LIES: it does; anything is no module", wrote={"a.py": "import os\n"}),
+    row("a.js does not import lodash", "imports", UNMET, PROVED, "LIES: it does, over several lines", wrote={"a.js": "import {\n  map\n} from 'lodash'\n"}),
+    row("a.go does not import fmt", "imports", UNMET, PROVED, "LIES: it does, in a block", wrote={"a.go": 'package a\nimport (\n\t"fmt"\n)\n'}),
+    row("a.js imports lodash", "imports", MET, PROVED, "over several lines", wrote={"a.js": "import {\n  map\n} from 'lodash'\n"}),
+    row("There is no GET /admin endpoint in a.py", None, OPEN, ANY, "LIES: there is, without a decorator", wrote={"a.py": "if self.path == '/admin':\n    pass\n"}),
+    row("a.py has no GET /admin endpoint", "route", MET, PROVED, "nothing speaks of it", wrote={"a.py": "@app.get('/health')\ndef h(): ...\n"}),
+    row("a.py does not import requests", "imports", MET, PROVED, "a variable of that name is no module", wrote={"a.py": "self.requests = 1\n"}),
+    row("a.py does not define function old", "defines", MET, PROVED, "a call is no definition", wrote={"a.py": "old()\n"}),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
