@@ -2903,7 +2903,7 @@ def read_changes(text: str) -> Optional[Criterion]:
     only = next(filter(None, (pattern.fullmatch(text) for pattern in ONLY)), None)
     named = read_names(only["names"]) if only else None
     if named:
-        return Criterion(text, "file_exists", named.names, needs="only")
+        return Criterion(text, "file_exists", named.names, needs="only" if ONLY[1].made(only) else "only changed")
     moved = RENAMED.fullmatch(text)
     old, new = (read_names(moved["old"]), read_names(moved["new"])) if moved else (None, None)
     if old and new and len(old.names) == len(new.names) == 1:
@@ -2969,38 +2969,67 @@ def read_place(words: str, place: str, to_file: bool = False) -> Optional[Subjec
 
 
 def judge_exists(criterion: Criterion, evidence: Evidence) -> Verdict:
-    if criterion.needs == "only":
+    if criterion.needs in ("only", "only changed"):
         return judge_only(criterion, evidence)
-    findings = [find_glob(name, evidence) if "*" in name else find_path(name, criterion, evidence) for name in criterion.names]
+    findings = [find_glob(name, criterion, evidence) if is_glob(name, criterion, evidence) else find_path(name, criterion, evidence) for name in criterion.names]
     findings += [find_path(name, Criterion(name, "file_exists", negated=True), evidence) for name in criterion.targets]   # renamed
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
 
 def judge_only(criterion: Criterion, evidence: Evidence) -> Verdict:
-    """Nothing but the named files, or what is in the named folders, was created, changed or deleted."""
+    """Nothing but the named files, or what is in the named folders, was created, changed or deleted; "only a.py was changed" says
+    that a.py was."""
     touched = [*evidence.changes.written, *evidence.changes.deleted]
     inside = tuple(os.path.normpath(name) for name in criterion.names)
     others = [path for path in touched if not any(path == name or path.startswith(name + os.sep) for name in inside)]
+    missing = [name for name in inside if not any(path == name or path.startswith(name + os.sep) for path in touched)]
+    if criterion.needs == "only changed" and missing and not others:
+        return Verdict(criterion, False, "proved", f"{missing[0]} was not touched", f"{missing[0]} was not touched")
     sure = "proved" if evidence.changes.complete or others else "weak"
     told = f"{', '.join(others[:3])} was touched too" if others else f"nothing else was touched, only {', '.join(touched[:3]) or 'no files'}"
     return Verdict(criterion, not others, sure, told, told)
 
 
-def find_glob(name: str, evidence: Evidence) -> Finding:
-    """That there is no file with such an ending, anywhere below the folder."""
-    import fnmatch
-    top, pattern = os.path.split(name)
-    seen = 0
-    for folder, folders, files in os.walk(os.path.join(evidence.directory, top)):
+def is_glob(name: str, criterion: Criterion, evidence: Evidence) -> bool:
+    """Whether a name is a pattern; `pages/[id].js` is a name too."""
+    signs = r"[*?]|\[[^\]/]+\]" if criterion.negated else r"[*?]"
+    return bool(re.search(signs, name)) and not os.path.lexists(os.path.join(evidence.directory, name))
+
+
+def find_glob(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
+    """Files that a pattern such as "*.log" or "src/**/test_?.py" matches. There must be none anywhere below the pattern's folder, or at
+    least one, of which holds what is asked of a path; of what stays unchanged all."""
+    if criterion.needs == "unchanged":
+        return Finding(False, "weak", f"{name} is a pattern; whether all that it matches was left as it was is not looked at")
+    pattern, seen = glob_pattern(name, anywhere=criterion.negated), 0
+    none = Finding(criterion.negated, "proved", f"there is no {name}", "" if criterion.negated else f"no {name} was there")
+    for folder, folders, files in os.walk(evidence.directory):
         folders[:] = [each for each in folders if each not in (".git", ".hg", ".svn")]
-        found = fnmatch.filter(files, pattern)
-        if found:
-            path = os.path.relpath(os.path.join(folder, found[0]), evidence.directory)
-            return Finding(False, "proved", f"{path} is there", "it is still there")
+        paths = [os.path.relpath(os.path.join(folder, each), evidence.directory) for each in folders + files]
+        findings = [find_path(path, criterion, evidence) for path in paths if pattern.fullmatch(path)]
+        settled = next((finding for finding in findings if finding.met != criterion.negated), None)
+        if settled:
+            return settled
+        none = findings[-1] if findings else none
         seen += len(files)
         if seen > BASELINE_PATHS:
-            return Finding(True, "weak", f"no {name} among the first {seen} files")
-    return Finding(True, "proved", f"there is no {name}")
+            return Finding(criterion.negated, "weak", f"no {name} among the first {seen} files")
+    return none
+
+
+def glob_pattern(name: str, anywhere: bool) -> Any:
+    """A shell's pattern for relative paths; `anywhere`: its last part matches at any depth."""
+    import fnmatch
+    folder, last = os.path.split(os.path.normpath(name))
+    deep = os.path.join(folder, "**", last) if anywhere and "**" not in folder else os.path.join(folder, last)
+    signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]/]+\]|[^*?\[]+|\[", deep)
+    one_of = re.compile(r"\(\?s:(.+)\)\\[Zz]")   # what fnmatch makes of "[0-9]"
+    return re.compile("".join(signs.get(part) or (one_of.sub(r"\1", fnmatch.translate(part)) if re.fullmatch(r"\[.+\]", part) else re.escape(part))
+                              for part in parts), re.S)
+
+
+SEVERAL_NAMES = Pattern(r"[{}$,;]|\.\w{1,5} \S")   # of which one may be there, though not by these words
 
 
 def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
@@ -3010,7 +3039,8 @@ def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
         there = os.path.lexists(path)
         aside = f" ({history})" if history else ""
         told = f"{name} {'is there' if there else 'does not exist'}{aside}"
-        return Finding(not there, "proved", told, "it is still there" if there else "")
+        sure = there or history or not SEVERAL_NAMES.search(name)
+        return Finding(not there, "proved" if sure else "weak", told, "it is still there" if there else "")
     if not os.path.exists(path):
         elsewhere = [other for other in evidence.changes.written if os.path.basename(other) == os.path.basename(name.rstrip("/"))]
         return Finding(False, "proved", f"{name} does not exist" + (f" ({elsewhere[0]} does)" if elsewhere else ""), "it was not there")
@@ -4379,7 +4409,7 @@ def status_words(criterion: Criterion) -> str:
 
 
 MUST_RUN = {"": "", "ran": ", and one must have been run", "tests": ", and tests must have been run"}
-NEEDS = {"only": "be all that is touched", "": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
+NEEDS = {"only": "be all that is touched", "only changed": "be touched, and nothing else", "": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
          lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else status_words(c)),
@@ -4423,7 +4453,7 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs])
                    + (f", {quoted_list(c.targets)} must not" if c.targets else ""),
          lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "leave all else as it was"
-                   if c.needs == "only" else "actually create the file" + (f" and remove {quoted_list(c.targets)}" if c.targets else "")),
+                   if c.needs.startswith("only") else "actually create the file" + (f" and remove {quoted_list(c.targets)}" if c.targets else "")),
     Kind("contains", read_any_contains, judge_contains,
          lambda c: looking_for(c) + PLACES.get(c.form, " in") + " "
                    + ("Claude's last text" if c.where == "response" else quoted_list(c.names) or "the files that the run writes")
