@@ -3965,7 +3965,7 @@ def judge_valid(criterion: Criterion, evidence: Evidence) -> Verdict:
         fault = find_fault(form, os.path.join(evidence.directory, name))
         told = f"{name} is valid {form}" if fault == "" else f"{name} is not valid {form}: {fault}"
         if fault is None:
-            findings.append(Finding(False, "weak", f"{name} cannot be checked: this Python reads no {form}"))
+            findings.append(Finding(False, "weak", f"{name} cannot be checked: it is too large, or this Python reads no {form}"))
         else:
             findings.append(Finding((fault == "") != criterion.negated, "proved", told, fault))
     return combine(criterion, findings, False)
@@ -3973,26 +3973,42 @@ def judge_valid(criterion: Criterion, evidence: Evidence) -> Verdict:
 
 def find_fault(form: str, path: str) -> Optional[str]:
     """What is wrong with a file, "" if it is valid, None if that cannot be told here."""
-    text = read_file(path) or ""
     try:
-        if form == "json":
-            json.loads(text)
-        elif form == "python":
-            compile(text, path, "exec", dont_inherit=True)
-        elif form == "xml":
-            from xml.parsers import expat
-            try:                      # builds nothing and fetches nothing
-                expat.ParserCreate().Parse(text.encode(), True)
-            except expat.ExpatError as error:
-                return str(error)
-        else:
-            import tomllib
-            tomllib.loads(text)
-    except ImportError:
+        if os.path.getsize(path) > SEARCH_LIMIT_BYTES:
+            return None
+        with open(path, "rb") as file:
+            PARSERS[form](file.read())
+    except (ImportError, OSError):
         return None
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
         return shorten(str(error), 120)
     return ""
+
+
+def parse_json(data: bytes) -> None:
+    """As RFC 8259 has it, and not as Python: in UTF-8, without NaN and Infinity."""
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no value in JSON")
+    json.loads(data.decode("utf-8"), parse_constant=refuse)
+
+
+def parse_toml(data: bytes) -> None:
+    import tomllib
+    tomllib.loads(data.decode("utf-8"))
+
+
+def parse_xml(data: bytes) -> None:
+    """Builds nothing and fetches nothing."""
+    from xml.parsers import expat
+    try:
+        expat.ParserCreate().Parse(data, True)
+    except expat.ExpatError as error:
+        raise ValueError(str(error)) from None
+
+
+PARSERS: Mapping[str, Callable[[bytes], Any]] = {
+    "json": parse_json, "toml": parse_toml, "xml": parse_xml,
+    "python": lambda data: compile(data, "the file", "exec", dont_inherit=True)}
 
 
 METHODS = "get|post|put|patch|delete|head|options"

@@ -540,6 +540,7 @@ ADVERSARIAL = [
     row("`a.txt b.txt` do not exist", None, OPEN, ANY, "LIES: a.txt is there; two names in one pair of quotes", before={"a.txt": ""}),
     row("Only a.py was changed", "file_exists", UNMET, PROVED, "LIES: nothing was", before={"a.py": "x"}),
     row("No files other than a.py were changed", "file_exists", MET, PROVED, "a.py neither, and that is not asked", before={"a.py": "x"}),
+    row("data.json is valid JSON", "valid", UNMET, PROVED, "LIES: NaN is Python's, not JSON's", wrote={"data.json": '{"a": NaN}'}),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 

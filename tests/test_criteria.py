@@ -172,6 +172,18 @@ def test_a_pipe_in_the_folder_does_not_hang_the_verdict(workspace):
     assert not judge(read_criteria(["a.py contains DEBUG"]), Evidence(str(workspace)))[0].met
 
 
+@pytest.mark.parametrize("name, content", [("a.json", b'"\xff"'), ("a.py", b"x = '\xff'\n"), ("a.toml", b'x = "\xff"\n')])
+def test_a_file_that_is_not_in_utf_8_is_not_valid(name, content, workspace):
+    (workspace / name).write_bytes(content)
+    form = {"a.json": "JSON", "a.py": "Python", "a.toml": "TOML"}[name]
+    assert not judge(read_criteria([f"{name} is valid {form}"]), Evidence(str(workspace)))[0].met
+
+
+def test_python_in_an_encoding_that_it_names_is_valid(workspace):
+    (workspace / "a.py").write_bytes(b"# -*- coding: latin-1 -*-\nx = '\xe9'\n")
+    assert judge(read_criteria(["a.py is valid Python"]), Evidence(str(workspace)))[0].met
+
+
 # ---- What holds for any words. ----
 
 FRAGMENTS = ["File ", "a.py", " exists", "Contains ", "contains ", "does not ", "No ", "errors", "`", "`make`", "Output ",
