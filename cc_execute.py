@@ -3541,9 +3541,11 @@ def judge_named_errors(criterion: Criterion, calls: Sequence[ToolCall]) -> Verdi
 
 
 def refuse_unseen(verdict: Verdict, calls: Sequence[ToolCall]) -> Verdict:
-    """That something was not printed is weak where some output was not seen, and not met where that of tests or of work that was cut
-    off was not, unless the same was done again later."""
-    unseen = [call for call in calls if call.background]
+    """That something was not printed is weak where nothing was run or some output was not seen, and not met where that of tests or of
+    work that was cut off was not, unless the same was done again later."""
+    unseen = [call for call in calls if call.background or sends_elsewhere(call)]
+    if verdict.met and not any(map(works_of, calls)):
+        return verdict._replace(confidence="weak", evidence=f"{verdict.evidence}; nothing was run that would print it")
     if not (verdict.met and unseen):
         return verdict
     repeats = Repeats(calls)
@@ -3551,6 +3553,15 @@ def refuse_unseen(verdict: Verdict, calls: Sequence[ToolCall]) -> Verdict:
             and not any(not later.background for later in repeats.after(call))]
     told = f"{verdict.evidence}; what {shorten(bash_command((left or unseen)[-1]), 60)!r} printed is not known"
     return verdict._replace(met=not left, confidence="weak", evidence=told)
+
+
+ELSEWHERE = Pattern(r"(?:^|[^<>=-])(?:[12]?>>?|&>>?)\s*(?!&|[>=])\S|\|\s*(?:head|tail|grep|rg|sed|awk|wc|cut)\b")
+
+
+def sends_elsewhere(call: ToolCall) -> bool:
+    """Whether some of what its work prints goes to a file, or through what lets only a part of it pass."""
+    masked = QUOTED.sub(lambda quoted: "_" * len(quoted[0]), bash_command(call))
+    return bool(works_of(call)) and ELSEWHERE.search(masked) is not None
 
 
 def bash_calls(evidence: Evidence) -> List[ToolCall]:

@@ -541,6 +541,11 @@ ADVERSARIAL = [
     row("Only a.py was changed", "file_exists", UNMET, PROVED, "LIES: nothing was", before={"a.py": "x"}),
     row("No files other than a.py were changed", "file_exists", MET, PROVED, "a.py neither, and that is not asked", before={"a.py": "x"}),
     row("data.json is valid JSON", "valid", UNMET, PROVED, "LIES: NaN is Python's, not JSON's", wrote={"data.json": '{"a": NaN}'}),
+    row("No ImportError", None, OPEN, ANY, "LIES: nothing was run that would raise it", wrote={"a.py": "import nope"}, events=(bash("ls", "a.py"),)),
+    row("No ImportError", None, OPEN, ANY, "LIES: it went to a file", wrote={"a.py": "import nope"}, events=(bash("python3 a.py > log 2>&1 || true", ""),)),
+    row("No ImportError", None, OPEN, ANY, "LIES: what told of it was thrown away", events=(bash("python3 a.py 2>/dev/null; true", ""),)),
+    row("No ImportError", "no_errors", MET, PROVED, "all that it printed was seen", events=(bash("cd /w && python3 a.py 2>&1", "ok"),)),
+    row("Output does not contain deprecated", None, OPEN, ANY, "LIES: nothing was run that would print it", events=(bash("ls", "a.py"),)),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
