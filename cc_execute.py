@@ -2799,7 +2799,8 @@ def search(target: str, literal: bool, text: str) -> Optional[Tuple[int, bool]]:
     any_case = target == target.lower() or re.fullmatch(r"#[0-9A-Fa-f]{3,8}", target)
     other_case = None if found or not any_case else re.search(target_pattern(target), text, re.I)
     if found or other_case:
-        return text.count("\n", 0, (found or other_case).start()) + 1, bool(found)
+        whole = found and not is_part_of_number(found)
+        return text.count("\n", 0, (found or other_case).start()) + 1, bool(whole)
     owner = re.fullmatch(r"([A-Z]\w+)\.([a-z_]\w+)", target)   # Path.mkdir is also called as target.mkdir()
     if owner and re.search(rf"\b{owner[1]}\b", text):
         called = re.search(rf"\.{owner[2]}\(", text)
@@ -2808,6 +2809,13 @@ def search(target: str, literal: bool, text: str) -> Optional[Tuple[int, bool]]:
     if not places or not all(places):
         return None
     return text.count("\n", 0, min(place.start() for place in places if place)) + 1, False
+
+
+def is_part_of_number(found: Any) -> bool:
+    """Whether what was found may be a part of a longer number or time: 120 in 120,000, 10 in 10:30."""
+    before, after = found.string[max(0, found.start() - 2):found.start()], found.string[found.end():found.end() + 4]
+    leads = found[0][:1].isdigit() and re.search(r"\d[,:]$", before)
+    return bool(leads or (found[0][-1:].isdigit() and re.match(r",\d{3}(?!\d)|:\d\d(?!\d)", after)))
 
 
 def word_pattern(word: str) -> str:

@@ -546,6 +546,10 @@ ADVERSARIAL = [
     row("No ImportError", None, OPEN, ANY, "LIES: what told of it was thrown away", events=(bash("python3 a.py 2>/dev/null; true", ""),)),
     row("No ImportError", "no_errors", MET, PROVED, "all that it printed was seen", events=(bash("cd /w && python3 a.py 2>&1", "ok"),)),
     row("Output does not contain deprecated", None, OPEN, ANY, "LIES: nothing was run that would print it", events=(bash("ls", "a.py"),)),
+    row("`echo 120,000` prints 120", None, OPEN, ANY, "LIES: 120 is only a part of that number"),
+    row("`echo 1,500` prints 500", None, OPEN, ANY, "LIES: 500 is only a part of that number"),
+    row("`echo 10:30` prints 10", None, OPEN, ANY, "LIES: it is a time"),
+    row("`echo 120, 130` prints 120", "command", MET, PROVED, "a list of numbers"),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
