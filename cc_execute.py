@@ -4345,8 +4345,18 @@ def judge_command(criterion: Criterion, evidence: Evidence) -> Verdict:
         return Verdict(criterion, False, "weak", NEVER_RAN + evidence.why_not_run)
     result = evidence.run(criterion.command)
     verdict = judge_command_result(criterion, result)
+    absent = missing_script(criterion.command, evidence.directory)
+    if verdict.met and absent and result.exit_code:
+        verdict = Verdict(criterion, False, "proved", f"{verdict.evidence}; {absent} is not there to be run")
     finding = f"{result.ending}, and its output ended: {telling_end(result.output) or 'it printed nothing'}"
     return verdict if verdict.met else verdict._replace(finding=finding)
+
+
+def missing_script(command: str, directory: str) -> str:
+    """The first script that a command names to an interpreter and that does not exist; "" if it changes the folder first."""
+    scripts = [work.runner for work in split_works(command) if FILE_NAME.fullmatch(work.runner)]
+    gone = [script for script in scripts if not os.path.exists(os.path.join(directory, script))]
+    return gone[0] if gone and not re.search(r"\bcd\s", command) else ""
 
 
 def judge_command_result(criterion: Criterion, result: CommandResult) -> Verdict:

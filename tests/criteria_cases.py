@@ -550,6 +550,9 @@ ADVERSARIAL = [
     row("`echo 1,500` prints 500", None, OPEN, ANY, "LIES: 500 is only a part of that number"),
     row("`echo 10:30` prints 10", None, OPEN, ANY, "LIES: it is a time"),
     row("`echo 120, 130` prints 120", "command", MET, PROVED, "a list of numbers"),
+    row("`python3 nosuch.py` fails", "command", UNMET, PROVED, "LIES: it never ran, there is no such script"),
+    row("`python3 x.py bad.json` exits with code 2", "command", UNMET, PROVED, "LIES: it never ran, Python itself ends so", text="x.py exits with 2"),
+    row("`python3 x.py bad.json` exits with code 2", "command", MET, PROVED, "a file that is missing is the script's own matter", wrote={"x.py": "raise SystemExit(2)"}),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
