@@ -4326,10 +4326,16 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
     return None
 
 
+CALL_OR_REQUEST = Pattern(r"(?:await )?[A-Za-z_][\w.]*\((?!\)\s*\{).*\)(?: ?(?:==|is|in) .+)?|(?:GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) /\S*")
+ANSWERING = Pattern(r"(?:returns?|responds?|answers?|serves?|redirects?)\b(?! (?:with )?(?:an? )?(?:exit|code|status|nothing|no output|0\b|zero|non))")
+
+
 def is_no_command(words: str, ending: str) -> bool:
     """Whether what stands in backticks names a file: `main.py` does, `./main.py` and `cat main.py` do not."""
     if looks_like_path(words) and not words.startswith(("./", "/")):
         return True
+    if CALL_OR_REQUEST.fullmatch(words) or (re.fullmatch(r"/[^\s.]*", words) and ANSWERING.match(ending)):
+        return True                   # `add(2, 3)` returns 5, `GET /health` works, `/health` returns 200
     last = words.split()[-1:] or [""]
     known = re.match(PROGRAM, words + " ") or words.split()[0] in READING | PREFIXES | {"curl", "wget", "docker"}
     known = known or words.startswith(("./", "/"))

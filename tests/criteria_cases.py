@@ -553,6 +553,10 @@ ADVERSARIAL = [
     row("`python3 nosuch.py` fails", "command", UNMET, PROVED, "LIES: it never ran, there is no such script"),
     row("`python3 x.py bad.json` exits with code 2", "command", UNMET, PROVED, "LIES: it never ran, Python itself ends so", text="x.py exits with 2"),
     row("`python3 x.py bad.json` exits with code 2", "command", MET, PROVED, "a file that is missing is the script's own matter", wrote={"x.py": "raise SystemExit(2)"}),
+    row("`add(2, 3)` returns 5", "keywords", UNMET, WEAK, "a call in some language is no command", wrote={"a.py": "def add(a, b): ..."}),
+    row("`/health` returns 200", "keywords", UNMET, WEAK, "a path of a URL is no command"),
+    row("`GET /health` returns 200", "keywords", UNMET, WEAK, "a request is no command"),
+    row("`f() { echo x; }; f` prints x", "command", MET, PROVED, "a function of the shell's is one"),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
