@@ -3442,13 +3442,15 @@ AFTERWARDS = (r"(?: (?:occur(?:s|red)?|appears?|(?:is|are|was|were) (?:shown|rai
               r"|running|executed)|while running(?: the \w+)?))*")
 NO_ERRORS = Pattern(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program|command|build) )?(?:runs?|ran|completes?"
                     rf"|completed|finish(?:es|ed)|executes?|works|exits)"
-                    rf" )?with |(?:the |its )?(?:\w+ ){{1,3}}(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?"
+                    rf" )?with |(?:the |its )?(?P<who>(?:\w+ ){{1,3}})(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?"
                     rf"|yields?|produces?) )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
 WITHOUT = Pattern(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: "
                   r"successfully)?"
                   rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
 SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught "
                       "python".split())
+SPECIAL_RUNS = set("installation server app application migration import compilation".split())   # which command that was is a guess
+WHOEVER = set("it that which also the its output console terminal log command commands script program run code".split())
 ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "script", "program", "everything", "command",
             *(f"the {thing}" for thing in "build run installation server app application migration import compilation code script "
                                           "program "
@@ -3494,6 +3496,10 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
         tokens = [token for token in tokenize(match["names"]) if token.quoted or token.text.lower() not in (",", "or", "and")]
         if NO_ERRORS.made(match) and tokens and all(token.text.lower() in SORTS_OF_ERRORS for token in tokens):
             return Criterion(text, "no_errors", where="bash", described=True)
+        who = " ".join(word for word in (match.groupdict().get("who") or "").lower().split() if word not in WHOEVER)
+        if who:                       # a program by its name; "the linter" may be any
+            named = not re.match(r"(?:the|its)\b", text, re.I)
+            return Criterion(text, "no_errors", needs="ran", where="bash", described=not named, form=who if named else "")
         understood = NAMED_ERROR.made(match) or all(token.quoted for token in tokens)
         names = tuple(re.sub(r"(Error|Exception|Warning)s$", r"\1", token.text) for token in tokens)
         return Criterion(text, "no_errors", targets=names, where="bash") if understood else None
@@ -3503,7 +3509,9 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
     if match and re.fullmatch(r"(?:all )?(?:the |of the )*(?:\w+ )?tests?(?: suite)?", match["subject"], re.I):
         return Criterion(text, "no_errors", needs="tests", where="bash", described=True)
     if not match or match["subject"].strip().lower() in ANYTHING:
-        return Criterion(text, "no_errors", needs="ran", where="bash") if match else None
+        thing = match["subject"].split()[-1:] if match else []
+        special = [word.lower() for word in thing if word.lower() in SPECIAL_RUNS]
+        return Criterion(text, "no_errors", needs="ran", where="bash", described=bool(special)) if match else None
     named = read_names(re.sub(r"^(?:executing|running|calling) ", "", match["subject"], flags=re.I))
     return Criterion(text, "no_errors", named.names, needs="ran", where="bash") if named else None
 
@@ -3515,7 +3523,7 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
         return judge_named_errors(criterion, calls)
     about = [call for call in calls if is_about(criterion, call)]
     if not about:
-        told = f"{criterion.names[0]} was not run" if criterion.names else NOT_RUN[criterion.needs]
+        told = f"{(criterion.names + (criterion.form,))[0]} was not run" if criterion.names or criterion.form else NOT_RUN[criterion.needs]
         return Verdict(criterion, not criterion.needs, "weak", told)
     repeats = Repeats(calls)
     for call in about:
@@ -3635,6 +3643,8 @@ def is_conclusive(call: ToolCall) -> bool:
 def is_about(criterion: Criterion, call: ToolCall) -> bool:
     """Whether a call ran what the criterion speaks of: the named script, any test, or anything at all."""
     works = works_of(call)
+    if criterion.form:
+        return any(f"{work.runner} ".startswith(f"{criterion.form} ") for work in works)
     if criterion.needs == "tests":
         return any(TEST_RUN.match(work.runner) for work in works)
     ran = [work.runner for work in works] + [path for work in works if TEST_RUN.match(work.runner) for path in work.paths]

@@ -557,6 +557,10 @@ ADVERSARIAL = [
     row("`/health` returns 200", "keywords", UNMET, WEAK, "a path of a URL is no command"),
     row("`GET /health` returns 200", "keywords", UNMET, WEAK, "a request is no command"),
     row("`f() { echo x; }; f` prints x", "command", MET, PROVED, "a function of the shell's is one"),
+    row("pylint reports no errors", "no_errors", UNMET, WEAK, "LIES: pylint was not run", events=(bash("python3 a.py", "ok"),)),
+    row("mypy reports no errors", "no_errors", MET, PROVED, "it was run, and ended well", events=(bash("python3 -m mypy a.py", "Success"),)),
+    row("The linter reports no errors", "no_errors", MET, WEAK, "which of them is the linter is a guess", events=(bash("ruff check .", "ok"),)),
+    row("The migration runs without errors", "no_errors", MET, WEAK, "LIES: something else was run", events=(bash("pip install x", "ok"),)),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
