@@ -508,6 +508,7 @@ class Changes(NamedTuple):
     deleted: Tuple[str, ...] = ()
     complete: bool = True
     folders: Tuple[str, ...] = ()     # that were created; the other fields hold files only
+    unsure: Tuple[str, ...] = ()      # of these, what may not be this run's: too large to be read, and only its times are others
 
     @property
     def written(self) -> Tuple[str, ...]:
@@ -2460,7 +2461,8 @@ def compare(before: Snapshot, after: Snapshot) -> Changes:
     changed = tuple(path for path in new if path in old and differs(old[path], new[path]))
     deleted = tuple(path for path in old if path not in new) if after.complete else ()
     folders = tuple(path for path in after.paths if path not in new and before.paths.get(path, ...) is not None)
-    return Changes(created, changed, deleted, before.complete and after.complete, folders)
+    unsure = tuple(path for path in changed if None in (old[path].digest, new[path].digest) and old[path].size == new[path].size >= 0)
+    return Changes(created, changed, deleted, before.complete and after.complete, folders, unsure)
 
 
 def files_of(snapshot: Snapshot) -> Dict[str, FileState]:
@@ -2470,7 +2472,7 @@ def files_of(snapshot: Snapshot) -> Dict[str, FileState]:
 def differs(old: FileState, new: FileState) -> bool:
     if old.digest is not None and new.digest is not None:
         return old.digest != new.digest
-    return (old.size, old.mtime_ns) != (new.size, new.mtime_ns)
+    return (old.size, old.mtime_ns, old.ctime_ns) != (new.size, new.mtime_ns, new.ctime_ns)   # any program can put the mtime back
 
 
 # ---- Criteria: words -> Criterion; (criterion, evidence) -> Verdict. Evidence before words. ----
@@ -2993,7 +2995,8 @@ def judge_only(criterion: Criterion, evidence: Evidence) -> Verdict:
     missing = [name for name in inside if not any(path == name or path.startswith(name + os.sep) for path in touched)]
     if criterion.needs == "only changed" and missing and not others:
         return Verdict(criterion, False, "proved", f"{missing[0]} was not touched", f"{missing[0]} was not touched")
-    sure = "proved" if evidence.changes.complete or others else "weak"
+    sure = "proved" if others or evidence.changes.complete else "weak"
+    sure = "weak" if others and set(others) <= set(evidence.changes.unsure) else sure
     told = f"{', '.join(others[:3])} was touched too" if others else f"nothing else was touched, only {', '.join(touched[:3]) or 'no files'}"
     return Verdict(criterion, not others, sure, told, told)
 
@@ -3082,7 +3085,7 @@ def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
     changes = evidence.changes
     for words, paths in (("created", changes.created + changes.folders), ("changed", changes.changed), ("deleted", changes.deleted)):
         if relative in paths:
-            return f"{words} by this run", changes.complete
+            return f"{words} by this run", changes.complete and relative not in changes.unsure
     if any(other.startswith(relative + os.sep) for other in changes.written):
         return "changed by this run", changes.complete
     return (UNTOUCHED, True) if relative in evidence.before.paths else ("", False)

@@ -184,6 +184,29 @@ def test_python_in_an_encoding_that_it_names_is_valid(workspace):
     assert judge(read_criteria(["a.py is valid Python"]), Evidence(str(workspace)))[0].met
 
 
+def verdict_after(change: str, criterion: str, folder: Path):
+    """On a file that is too large to be hashed, after a shell command."""
+    (folder / "big.bin").write_bytes(b"x" * (cc_execute.HASH_LIMIT_BYTES + 1))
+    before = take_snapshot(str(folder))
+    subprocess.run(["sh", "-c", change], cwd=folder, check=True)
+    changes = compare(before, take_snapshot(str(folder), before))
+    return judge(read_criteria([criterion]), Evidence(str(folder), before, changes))[0]
+
+
+def test_a_big_file_that_was_only_touched_is_not_proved_to_be_updated(workspace):
+    assert verdict_after("touch -d 2001-01-01 big.bin", "big.bin was updated", workspace).confidence == WEAK
+
+
+def test_a_big_file_that_was_changed_is_not_proved_unchanged_because_its_time_was_put_back(workspace):
+    change = "touch -r big.bin ../then; printf y | dd of=big.bin conv=notrunc 2> ../told; touch -r ../then big.bin"
+    assert verdict_after(change, "big.bin is unchanged", workspace).confidence == WEAK
+
+
+def test_a_big_file_that_grew_is_proved_to_be_updated(workspace):
+    verdict = verdict_after("echo y >> big.bin", "big.bin was updated", workspace)
+    assert verdict.met and verdict.confidence == PROVED
+
+
 # ---- What holds for any words. ----
 
 FRAGMENTS = ["File ", "a.py", " exists", "Contains ", "contains ", "does not ", "No ", "errors", "`", "`make`", "Output ",
