@@ -3473,6 +3473,7 @@ QUOTED = Pattern(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
 PREFIXES = {"time", "timeout", "sudo", "env", "nohup", "exec", "npx", "command"}
 PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle", "exec")}
 INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
+SYNTAX_CHECKS = {("bash", "-n"), ("sh", "-n"), ("node", "--check"), ("node", "-c"), ("ruby", "-c"), ("perl", "-c"), ("php", "-l")}
 READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp "
               "mv touch "
               "wc which sleep diff sort uniq tee chmod".split())
@@ -3618,6 +3619,8 @@ def read_work(part: str) -> Optional[Work]:
     if head == "python" and rest[:1] == ["-m"]:
         head, rest = (rest[1:2] or ["-m"])[0], rest[2:]
     given = [os.path.normpath(word) for word in rest if not re.match(r"-|\d*>", word)]
+    if (head, rest[0] if rest else "") in SYNTAX_CHECKS:
+        return Work(f"{head} {rest[0]}", frozenset(given))
     if head in INTERPRETER_NAMES and given and rest[0] != "-c":
         return Work(given[0])
     if "/" in words[0] and not os.path.isabs(words[0]):
@@ -4257,6 +4260,9 @@ def read_exit_code(text: str, subject: Subject) -> Optional[Criterion]:
     return Criterion(text, "exit_code", status=status, needs="tests" if re.search(r"\btests?\b|\bsuite\b", words) else "ran")
 
 
+BUILDS = r"\b(?:build|make|cmake|ninja|compile|tsc|webpack|vite|mvn|gradle|gcc|g\+\+|clang|javac|rustc|package|bundle)\b"
+
+
 def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
     """By the last Bash call that did any work, or ran tests where the criterion speaks of them."""
     calls = bash_calls(evidence)
@@ -4280,6 +4286,7 @@ def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
     if good and not certain and criterion.status == "0" and (call_trouble(call) or hides):
         return Verdict(criterion, False, "weak", f"{told} ended with {code}, but that hides what the command itself ended with")
     certain = certain and calls[-1].failed is not None   # the CLI leaves open how the last one ended
+    certain = certain and (not re.search(r"\bbuild\b", criterion.text, re.I) or re.search(BUILDS, bash_command(call)) is not None)
     return Verdict(criterion, good, "proved" if certain else "weak", f"{told}: exit code {code}",
                    f"{told} ended with exit code {code}, its output with: {telling_end(bash_output(call)) or 'nothing'}")
 

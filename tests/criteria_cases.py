@@ -561,6 +561,10 @@ ADVERSARIAL = [
     row("mypy reports no errors", "no_errors", MET, PROVED, "it was run, and ended well", events=(bash("python3 -m mypy a.py", "Success"),)),
     row("The linter reports no errors", "no_errors", MET, WEAK, "which of them is the linter is a guess", events=(bash("ruff check .", "ok"),)),
     row("The migration runs without errors", "no_errors", MET, WEAK, "LIES: something else was run", events=(bash("pip install x", "ok"),)),
+    row("run.sh runs without errors", "no_errors", UNMET, WEAK, "LIES: its syntax was checked, it was not run", wrote={"run.sh": "false"}, events=(bash("bash -n run.sh", ""),)),
+    row("main.js runs without errors", "no_errors", UNMET, WEAK, "LIES: its syntax was checked, it was not run", wrote={"main.js": "throw 1"}, events=(bash("node --check main.js", ""),)),
+    row("The build completes successfully", None, OPEN, ANY, "LIES: nothing was built", events=(bash("python3 hello.py", "hi"),)),
+    row("The build completes successfully", "exit_code", MET, PROVED, "it was", events=(bash("npm run build", "ok"),)),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
