@@ -3043,6 +3043,12 @@ def glob_pattern(name: str, anywhere: bool) -> Any:
 SEVERAL_NAMES = Pattern(r"[{}$,;]|\.\w{1,5} \S")   # of which one may be there, though not by these words
 
 
+def ends_a_name(path: str) -> bool:
+    """Whether a longer name beside it ends so: the words "the old list.txt" may mean "old list.txt"."""
+    folder, name = os.path.split(path)
+    return os.path.isdir(folder) and any(other.endswith(f" {name}") for other in os.listdir(folder))
+
+
 def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
     path = os.path.join(evidence.directory, os.path.expanduser(name))
     history, known = path_history(path, evidence)
@@ -3050,7 +3056,7 @@ def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
         there = os.path.lexists(path)
         aside = f" ({history})" if history else ""
         told = f"{name} {'is there' if there else 'does not exist'}{aside}"
-        sure = there or history or not SEVERAL_NAMES.search(name)
+        sure = there or history or not (SEVERAL_NAMES.search(name) or ends_a_name(path))
         return Finding(not there, "proved" if sure else "weak", told, "it is still there" if there else "")
     if not os.path.exists(path):
         elsewhere = [other for other in evidence.changes.written if os.path.basename(other) == os.path.basename(name.rstrip("/"))]

@@ -565,6 +565,8 @@ ADVERSARIAL = [
     row("main.js runs without errors", "no_errors", UNMET, WEAK, "LIES: its syntax was checked, it was not run", wrote={"main.js": "throw 1"}, events=(bash("node --check main.js", ""),)),
     row("The build completes successfully", None, OPEN, ANY, "LIES: nothing was built", events=(bash("python3 hello.py", "hi"),)),
     row("The build completes successfully", "exit_code", MET, PROVED, "it was", events=(bash("npm run build", "ok"),)),
+    row("The file old list.txt was removed", None, OPEN, ANY, "LIES: it is there; old is a part of its name", before={"old list.txt": "x"}),
+    row("The old list.txt was removed", "file_exists", MET, PROVED, "a word about list.txt", before={"list.txt": "x"}, deleted=("list.txt",)),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
