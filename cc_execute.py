@@ -415,7 +415,7 @@ class Criterion(NamedTuple):
     literal: bool = True              # the targets are meant as they stand; else their words may stand apart and have endings
     described: bool = False           # the words describe what is wanted: finding them is never proof
     status: str = ""                  # an exit status: "0", "2" or "nonzero"; of a command also "empty": it prints nothing
-    form: str = ""                    # what a file is to be valid as, what is to be defined, what is to be counted
+    form: str = ""                    # what a file is to be valid as, what is to be defined, what is to be counted, whose runs
     least: int = 0                    # of what is counted
     most: Optional[int] = None
 
@@ -3507,9 +3507,9 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
         if NO_ERRORS.made(match) and tokens and all(token.text.lower() in SORTS_OF_ERRORS for token in tokens):
             return Criterion(text, "no_errors", where="bash", described=True)
         who = " ".join(word for word in (match.groupdict().get("who") or "").lower().split() if word not in WHOEVER)
-        if who:                       # a program by its name; "the linter" may be any
-            named = not re.match(r"(?:the|its)\b", text, re.I)
-            return Criterion(text, "no_errors", needs="ran", where="bash", described=not named, form=who if named else "")
+        if who:                       # a program by its name; "the linter" and "linting" may be any
+            return Criterion(text, "no_errors", needs="ran", where="bash", form=who,
+                             described=re.match(r"(?:the|its)\b", text, re.I) is not None or who.endswith("ing"))
         understood = NAMED_ERROR.made(match) or all(token.quoted for token in tokens)
         names = tuple(re.sub(r"(Error|Exception|Warning)s$", r"\1", token.text) for token in tokens)
         return Criterion(text, "no_errors", targets=names, where="bash") if understood else None
@@ -3520,8 +3520,8 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
         return Criterion(text, "no_errors", needs="tests", where="bash", described=True)
     if not match or match["subject"].strip().lower() in ANYTHING:
         thing = match["subject"].split()[-1:] if match else []
-        special = [word.lower() for word in thing if word.lower() in SPECIAL_RUNS]
-        return Criterion(text, "no_errors", needs="ran", where="bash", described=bool(special)) if match else None
+        special = next((word.lower() for word in thing if word.lower() in SPECIAL_RUNS), "")
+        return Criterion(text, "no_errors", needs="ran", where="bash", described=bool(special), form=special) if match else None
     named = read_names(re.sub(r"^(?:executing|running|calling) ", "", match["subject"], flags=re.I))
     return Criterion(text, "no_errors", named.names, needs="ran", where="bash") if named else None
 
@@ -3533,7 +3533,8 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
         return judge_named_errors(criterion, calls)
     about = [call for call in calls if is_about(criterion, call)]
     if not about:
-        told = f"{(criterion.names + (criterion.form,))[0]} was not run" if criterion.names or criterion.form else NOT_RUN[criterion.needs]
+        who = "" if criterion.described else criterion.form
+        told = f"{(criterion.names + (who,))[0]} was not run" if criterion.names or who else NOT_RUN[criterion.needs]
         return Verdict(criterion, not criterion.needs, "weak", told)
     repeats = Repeats(calls)
     for call in about:
@@ -3541,11 +3542,18 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
         if trouble and not any(map(is_good, repeats.after(call))):
             return Verdict(criterion, False, "proved", f"{shorten(bash_command(call), 60)!r}: {trouble}",
                            f"{shorten(bash_command(call), 100)!r} went wrong: {tell_trouble(trouble, call)}")
-    certain = not criterion.described and all(call.failed is not None and is_conclusive(call) for call in about)
+    certain = not criterion.described or any(speaks_of(criterion.form, bash_command(call)) for call in about)
+    certain = certain and all(call.failed is not None and is_conclusive(call) for call in about)
     writes = Writes(evidence.calls)
     certain = certain and not any(writes.make_stale(call) for call in about if not any(map(is_good, repeats.after(call))))
     told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"
     return Verdict(criterion, True, "proved" if certain else "weak", told)
+
+
+def speaks_of(words: str, command: str) -> bool:
+    """Whether a command names what is only described: "linter", `npm run lint`; "migration", `manage.py migrate`."""
+    stems = [re.sub(r"(?<=\w{3})(?:lication|ation|ing|er|or|s)$", "", word) for word in words.split()]
+    return any(stem in command.lower() for stem in stems)
 
 
 def tell_trouble(trouble: str, call: ToolCall) -> str:
@@ -3655,7 +3663,7 @@ def is_conclusive(call: ToolCall) -> bool:
 def is_about(criterion: Criterion, call: ToolCall) -> bool:
     """Whether a call ran what the criterion speaks of: the named script, any test, or anything at all."""
     works = works_of(call)
-    if criterion.form:
+    if criterion.form and not criterion.described:
         return any(f"{work.runner} ".startswith(f"{criterion.form} ") for work in works)
     if criterion.needs == "tests":
         return any(TEST_RUN.match(work.runner) for work in works)
