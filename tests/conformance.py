@@ -107,10 +107,18 @@ class EchoClient(cc.BuiltinChannel):
 
 
 def wait_for_file(path: Path) -> None:
-    """kosoku writes it, in one go, a moment after it has closed the connection that asked for it."""
+    """kosoku writes it a moment after it has closed the connection that asked for it."""
     deadline = time.monotonic() + 30
-    while not path.exists() and time.monotonic() < deadline:
+    while not is_json(path) and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def check_client(kosoku: str, outdir: Path) -> Outcome:

@@ -46,7 +46,7 @@ def cpu_ticks(bridge: RunningBridge) -> int:
 def ticks_until_idle(bridge: RunningBridge) -> int:
     """The processor time that the bridge has used when it has nothing to do any more."""
     seen = [cpu_ticks(bridge)]
-    poll(lambda: seen.append(cpu_ticks(bridge)) or (len(seen) > 30 and seen[-1] == seen[-30]), "the bridge has done its work")
+    poll(lambda: seen.append(cpu_ticks(bridge)) or (len(seen) > 30 and seen[-1] == seen[-30]), "the bridge has done its work", 120)
     return seen[-1]
 
 

@@ -47,7 +47,7 @@ def test_a_low_soft_limit_is_raised_and_processes_get_it_back(tmp_path):
 def test_survivors_that_hold_pipes_take_what_is_allowed_before_anything_is_refused(tmp_path):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with start_bridge(script=wrapped(tmp_path, limit_descriptors(450, hard))) as bridge, bridge.connect() as client:
-        runs = [client.run(["sh", "-c", "sleep 100 & echo $!"]) for _ in range(150)]
+        runs = [client.run(["sh", "-c", "sleep 600 & echo $!"]) for _ in range(150)]
         assert client.run(["sh", "-c", "ulimit -Sn"]).text() == "450\n", "as before it was raised"
         assert descriptors(bridge.process.pid) > 300
         for run in runs:

@@ -215,11 +215,12 @@ def test_twenty_are_kept_by_themselves(run_cc, stand_in, bridge, workspace):
 
 def test_a_run_that_is_still_going_on_is_not_removed(run_cc, stand_in, bridge, workspace):
     (workspace / "spec.md").write_text(SPEC)
-    agent = stand_in([{"text": "begun"}, {"sleep": 2.5}, *WORKS])
+    agent = stand_in([{"text": "begun"}, {"bash": "until [ -e go ]; do sleep 0.05; done"}, *WORKS])
     first = subprocess.Popen([sys.executable, str(ROOT / "cc_execute.py"), "spec.md"], cwd=workspace, env={**os.environ, **agent.environment}, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL, preexec_fn=heed_signals)
     wait_until(lambda: any("begun" in path.read_text() for path in Path(os.environ["XDG_STATE_HOME"]).rglob("*.jsonl")), "the first one runs")
     run_times(run_cc, stand_in, 2, "--keep", 1)
+    (workspace / "go").touch()
     assert first.wait() == 0 and len(runs()) == 2 and (runs()[0] / "result.json").exists()
 
 
