@@ -7179,14 +7179,17 @@ class Turn(NamedTuple):
     kind: str = ""
     seconds: float = 0.0
     behind: bool = False
+    hopeless: bool = False            # it was waited for as often as that makes sense
 
 
 class Gate:
     """What several runs share, so that a limit that one has met is waited for by all. When the time is over one goes first, and the others
-    only when the API has answered it: else all would meet the limit again at once."""
+    only when the API has answered it: else all would meet the limit again at once. Who has met it first is who goes first, again and
+    again, with ever longer pauses; when that one gives up, all do."""
 
     def __init__(self) -> None:
         self._kind = ""               # of the limit, "" if it is open
+        self._hopeless = False
         self._until = self._until_epoch = 0.0         # by whichever clock gets there first: a machine may sleep meanwhile
         self._first: Any = None                       # who goes first
         self._lock = threading.Lock()
@@ -7194,14 +7197,18 @@ class Gate:
     def _left(self) -> float:
         return min(self._until - time.monotonic(), self._until_epoch - time.time())
 
-    def shut(self, seconds: float, kind: str) -> None:
+    def shut(self, seconds: float, kind: str, who: Any = None) -> None:
+        """Of those that have met it and come again, one goes first."""
         with self._lock:
+            self._first = self._first or who
             if seconds > self._left():
                 self._until, self._until_epoch = time.monotonic() + seconds, time.time() + seconds
             self._kind = kind
 
     def ask(self, who: Any) -> Turn:
         with self._lock:
+            if self._hopeless:
+                return Turn(self._kind, hopeless=True)
             if self._kind and self._left() > 0:
                 return Turn(self._kind, self._left())
             if self._kind and self._first not in (None, who):
@@ -7219,6 +7226,10 @@ class Gate:
         """Who went first has ended, and had no answer if the gate is still not open: the next one goes first."""
         with self._lock:
             self._first = None if self._first is who else self._first
+
+    def give_up(self, kind: str) -> None:
+        with self._lock:
+            self._kind, self._hopeless = kind, True
 
 
 class Context(NamedTuple):
@@ -8085,7 +8096,7 @@ class TaskRun:
             else:
                 self.attempt(step, waited=self.context.ledger.waited - waited)
                 waited = self.context.ledger.waited
-                step = next_step(self.task, self.attempts, self.retries, self.context)
+                step = self.next_step()
         if self.context.interrupt.signal and (not self.attempts or self.attempts[-1].ended_by(*LIMITS)):
             return TaskResult(self.task, "cancelled" if self.attempts else "skipped", tuple(self.attempts), self.changes())
         if step.reason:
@@ -8095,18 +8106,27 @@ class TaskRun:
         status = task_status(self.task, self.attempts[-1], self.context.options.strict)
         return TaskResult(self.task, status, tuple(self.attempts), self.changes(), step.reason, out_of_money)
 
+    def next_step(self) -> Union[Next, Stop]:
+        """What follows the last attempt. The others at the gate go on, or give up, as it came out; if it is to wait, it comes first again."""
+        step, gate = next_step(self.task, self.attempts, self.retries, self.context), self.context.gate
+        if isinstance(step, Stop) and waits_in_a_row(self.attempts) > WAITS_IN_A_ROW:
+            gate.give_up(self.last_error_kind())
+        if isinstance(step, Stop) or not step.wait:
+            gate.leave(self)
+        return step
+
     def pass_gate(self, step: Next) -> bool:
         """Sit out what this run or another one has met; False where that takes too long, or a signal came. An agent that runs already is
         not held up."""
         if step.wait:
-            self.context.gate.shut(step.wait, self.last_error_kind())
+            self.context.gate.shut(step.wait, self.last_error_kind(), self)
         while not step.label and not self.context.interrupt.signal:
             turn = self.context.gate.ask(self)
             if not turn.kind:
                 return True
             if turn.behind:
                 wait_behind(turn.kind, self.context)
-            elif turn.seconds > self.context.patience() or not wait_for_limit(turn.seconds, turn.kind, self.context):
+            elif turn.hopeless or turn.seconds > self.context.patience() or not wait_for_limit(turn.seconds, turn.kind, self.context):
                 return False
         return bool(step.label)
 
@@ -8114,8 +8134,10 @@ class TaskRun:
         if self.context.interrupt.signal:
             return Stop("")
         turn, left = self.context.gate.ask(self), self.context.patience()
-        self.context.gate.leave(self)
         self.context.ledger.status = 4
+        if turn.hopeless:
+            return Stop(f"{WAITED_FOR.get(turn.kind, 'a limit')} was waited for {WAITS_IN_A_ROW} times in a row by another run, and is still "
+                        "there; run this again later, with --resume")
         more = int(self.context.options.max_wait - left + turn.seconds) + 60
         return Stop(f"{WAITED_FOR.get(turn.kind, 'a limit')}, which another run has met, takes {describe_span(turn.seconds)} more, longer than "
                     f"--max-wait allows; run this again then, with --resume, or allow more with --max-wait {more}")
@@ -8139,10 +8161,7 @@ class TaskRun:
         self.run.waited = waited
         fresh = Launch(number, self.run.label, self.run.began_at, step.prompt, tuple(self.run.command), step.timeout, step.resume, step.retry)
         folder.put(self.at, status="", launch=(folder.task(self.at).launch if step.label else None) or fresh)
-        try:
-            attempt = self.run.carry_out()
-        finally:
-            self.context.gate.leave(self)
+        attempt = self.run.carry_out()
         self.attempts.append(attempt)
         self.context.ledger.attempts.append(attempt)
         tell_of_attempt(self.task, attempt, self.context)
@@ -8188,7 +8207,10 @@ def run_task(task: Task, context: Context) -> TaskResult:
         if step.reason:
             context.warn(f"task {task.number} was not tried again: {step.reason}")
         return result
-    result = work.carry_on(step)
+    try:
+        result = work.carry_on(step)
+    finally:
+        context.gate.leave(work)
     is_open = context.folder.task(at).launch is not None   # what became of its agent is not known yet
     if result.status not in ("cancelled", "skipped") and not is_open:
         remember(result, context)

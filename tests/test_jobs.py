@@ -207,6 +207,17 @@ def test_a_limit_that_is_too_long_for_one_ends_those_that_have_to_wait_for_it(ru
     assert done.returncode == 4 and [spec["tasks"][0]["status"] for spec in done.json()["specs"]] == ["error", "skipped", "skipped"]
 
 
+def test_a_limit_that_never_passes_is_tried_by_one_for_all(run_cc, stand_in, workspace):
+    """Six starts of one agent, with ever longer pauses, and one of each of the others: not six of each."""
+    names = write_specs(workspace, 5)
+    agent = stand_in(LIMITED)
+    done = run_cc(*names, "--jobs", 4, "--json", env=agent.environment)
+    tasks = [spec["tasks"][0] for spec in done.json()["specs"]]
+    assert done.returncode == 4 and len(agent.starts()) <= 4 + 5, len(agent.starts())
+    assert max(len(task["attempts"]) for task in tasks) == 6
+    assert done.stderr.count("5 times in a row, and is still there") == 1 and done.stderr.count("5 times in a row by another run") == 3
+
+
 OPEN = cc.Turn()
 
 
@@ -222,8 +233,12 @@ def test_the_gate():
     assert gate.ask(first) == OPEN and gate.ask(second) == cc.Turn("rate_limit", behind=True)
     gate.leave(first)
     assert gate.ask(second) == OPEN and gate.ask(first).behind
+    gate.shut(0.0, "rate_limit", second)
+    assert gate.ask(first).behind and gate.ask(second) == OPEN
     gate.open(second)
     assert gate.ask(first) == gate.ask(second) == OPEN
+    gate.give_up("overloaded")
+    assert gate.ask(first) == gate.ask(second) == cc.Turn("overloaded", hopeless=True)
 
 
 def test_what_is_met_while_one_goes_first_stands():
