@@ -9973,6 +9973,7 @@ def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> T
     works in --cwd. One that did all of only some tasks is passed over if there is another. Of several specs it is one that the same
     command began. ("", None) if there is none."""
     named = named_output(given.get("resume_from") or given.get("output"), spec, number)
+    named = find_renumbered(named, spec) if named and number else named
     if named:
         absent = (number or not given.get("resume_from")) and not os.path.exists(os.path.join(named, STATE_FILE))
         return ("", None) if absent else (named, read_state(named))
@@ -9986,6 +9987,15 @@ def find_run(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> T
             if not (state.status == 0 and state.options.get("tasks")) or "tasks" in given:
                 return folder, state
     return found[0] if found else ("", None)
+
+
+def find_renumbered(named: str, spec: Spec) -> str:
+    """Of several specs, the folder that one's run has within --output: `named`, unless specs before it have come or gone since."""
+    output, stem = os.path.dirname(named), os.path.basename(named).partition("-")[2]
+    names = os.listdir(output) if os.path.isdir(output) else []
+    same = [os.path.join(output, name) for name in names if re.fullmatch(r"\d+-" + re.escape(stem), name)]
+    own = [folder for folder in same if os.path.exists(os.path.join(folder, STATE_FILE)) and read_state(folder).file == run_key(spec)]
+    return max(own, key=lambda folder: (folder == named, read_state(folder).started_at), default=named)
 
 
 def last_batch(specs: Sequence[Spec], given: Mapping[str, Any]) -> str:

@@ -180,6 +180,19 @@ def test_ctrl_c_ends_all_of_them(stand_in, workspace):
     assert agents() == [] and "Traceback" not in stderr
 
 
+def test_a_spec_that_is_new_before_the_others_has_none_of_them_done_anew(run_cc, stand_in, workspace, tmp_path):
+    """Within --output they are numbered."""
+    names, agent = write_specs(workspace, 2), stand_in(WORKS)
+    (workspace / "specs").mkdir()
+    for name in names:
+        os.rename(workspace / name, workspace / "specs" / name)
+    given = ("specs", "--jobs", 2, "--json", "--output", tmp_path / "out", "--resume-if-any")
+    assert run_cc(*given, env=agent.environment).returncode == 0
+    (workspace / "specs" / "0.md").write_text("Task: Say so\nSuccess Criteria: response mentions Done\n")
+    done = run_cc(*given, env=agent.environment)
+    assert done.returncode == 0 and len(done.json()["specs"]) == 3 and len(agent.starts()) == 3, done.stderr
+
+
 # ---- One gate: a limit that one meets is waited for by all. ----
 
 def test_a_limit_that_one_meets_is_waited_for_by_all(run_cc, stand_in, workspace):
