@@ -9262,7 +9262,7 @@ def task_cases(task: Mapping[str, Any], details: Mapping[str, Any]) -> List[Case
     """A case a criterion, by the last attempt; one more for what is no criterion's: an error of the agent's, or that nothing was checked."""
     if not task["attempts"]:
         names = [f"{number}) {text}" for number, text in enumerate(details["criteria"], 1)] or ["Claude does its part"]
-        return [Case(name, "skipped", details["note"] or task["status"]) for name in names]
+        return [Case(name, "skipped", details["note"] or BEFORE_IT.partition(":")[0]) for name in names]
     last = task["attempts"][-1]
     cases = [Case(f"{number}) {criterion['text']}", "" if criterion["met"] else "failure",
                   f"{criterion['confidence']}: {criterion['evidence']}" if criterion["met"] else criterion["evidence"], criterion["kind"])
@@ -9861,6 +9861,7 @@ def check_pages(options: Options) -> None:
     for name, path in pages.items():
         folder = os.path.dirname(path)
         trouble = "" if os.path.isdir(folder) else f"there is no folder {folder}"
+        trouble = "that is no file; standard output is /dev/stdout" if getattr(options, name) == "-" else trouble
         trouble = trouble or (f"{path} is a folder" if os.path.isdir(path) else "")
         trouble = trouble or ("" if os.access(path if os.path.exists(path) else folder, os.W_OK) else "it cannot be written to")
         if trouble:
@@ -9892,11 +9893,18 @@ def write_pages(outcomes: Sequence[Outcome], options: Options) -> List[str]:
     return troubles
 
 
+def open_at_once(path: str) -> int:
+    """A device or pipe for writing; a pipe that nobody reads is an OSError instead of a wait without end (open(2): O_NONBLOCK)."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
 def write_page(path: str, pieces: Iterable[str]) -> None:
     """A file whole or not at all, for whom the umask lets read it; what is no file, or is open already, is written to as it is."""
     number, part = open_descriptor(path), f"{path}.{os.getpid()}.part"
     if number is not None or (os.path.exists(path) and not os.path.isfile(path)):
-        with open(path if number is None else os.dup(number), "w", encoding="utf-8", errors="replace") as file:
+        with open(open_at_once(path) if number is None else os.dup(number), "w", encoding="utf-8", errors="replace") as file:
             file.writelines(pieces)
         return
     try:
@@ -10251,6 +10259,12 @@ def unbegun(job: Job, why: str, status: int = 0, told: str = "it was not begun")
                 "duration": 0.0, "cost_usd": None, "output_dir": "", "warnings": [f"{told}: {why}"],
                 "tasks": [task_document(result) for result in results]}
     return Outcome(masked(document, own_mask()), status, details=masked(details_document(results), own_mask()))
+
+
+def told_fault(error: Exception) -> str:
+    """Where it came up, for who is to mend it."""
+    import traceback
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
 
 
 def broken_off(job: Job, error: Exception) -> Outcome:
@@ -10943,7 +10957,7 @@ class Batch:
             if len(self._jobs) == 1:
                 raise
             outcome = broken_off(job, error)
-            observer.warn(f"{job.spec.file}: {outcome.document['warnings'][0]}")
+            observer.warn(f"{job.spec.file}: {outcome.document['warnings'][0]}" + ("" if isinstance(error, OSError) else f"\n{told_fault(error)}"))
         if outcome.status not in (0, 1):
             self._why_not = self._why_not or f"{job.spec.file} ended with exit status {outcome.status}"
         observer.run_ended(outcome)
@@ -10958,7 +10972,7 @@ def run_specs(jobs: Sequence[Job], parsed: Any) -> int:
     kind = VerboseTerminal if parsed.verbose else QuietTerminal if parsed.quiet else Terminal
 
     def terminal(job: Job) -> Terminal:
-        made = kind(screen, not parsed.json, printable(job.spec.file) if parsed.jobs > 1 and several else "")
+        made = kind(screen, not parsed.json, printable(job.spec.file) if several and (parsed.jobs > 1 or parsed.json) else "")
         if several and parsed.jobs == 1:
             made.print(paint("\n" * (job is not jobs[0]) + printable(job.spec.file), "bold", sys.stdout))
         return made

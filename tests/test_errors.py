@@ -92,6 +92,7 @@ def told_line(stderr: str, prefix: str = "cc_execute: ") -> str:
     Case("no agent", "spec.md --claude ''", ["--claude is empty"], "expected a command such as 'claude' or a path"),
     Case("an output folder", "spec.md --output spec.md/out", ["spec.md/out", "cannot be made: Not a directory"], "name it with --output DIR"),
     Case("a file for CI in no folder", "spec.md --junit no/x.xml", ["--junit 'no/x.xml'", "there is no folder"], "expected a file in a folder of yours"),
+    Case("a report on standard output", "spec.md --report -", ["--report '-'", "that is no file"], "standard output is /dev/stdout"),
     Case("a file for CI that is a folder", "spec.md --junit .", ["--junit '.'", "is a folder"], "expected a file in a folder of yours"),
     Case("two modes", "spec.md --stats --dry-run", ["--stats was given with --dry-run"], "expected one of them"),
     Case("nothing is run", "spec.md --dry-run --junit x.xml", ["--junit", "--dry-run"], "expected one of them"),

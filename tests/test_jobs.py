@@ -180,6 +180,12 @@ def test_ctrl_c_ends_all_of_them(stand_in, workspace):
     assert agents() == [] and "Traceback" not in stderr
 
 
+def test_each_line_of_progress_names_its_spec_where_the_document_has_stdout(run_cc, stand_in, workspace):
+    names = write_specs(workspace, 2)
+    done = run_cc(*names, "--json", env=stand_in(WORKS).environment)
+    assert done.returncode == 0 and all(any(name in line for name in names) for line in done.stderr.splitlines()), done.stderr
+
+
 def test_a_spec_that_is_new_before_the_others_has_none_of_them_done_anew(run_cc, stand_in, workspace, tmp_path):
     """Within --output they are numbered."""
     names, agent = write_specs(workspace, 2), stand_in(WORKS)

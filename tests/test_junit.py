@@ -75,6 +75,7 @@ def test_what_is_not_met_fails_with_its_evidence_and_the_rest_is_skipped(report,
     failure, = next(iter(suite)).result
     assert failure.type == "file_exists" and failure.message == failure.text == "a.txt does not exist"
     assert properties(suite)["task.2.title"] == '<Second> & "last"' and suite.skipped == 2
+    assert [case.result[0].message for case in list(suite)[1:]] == ["The run had ended before it"] * 2
 
 
 def test_an_error_of_the_agent_is_a_case_though_all_criteria_are_met(report, stand_in, workspace):
@@ -140,8 +141,14 @@ def test_a_disk_that_is_full_at_the_end_costs_the_file_and_not_the_result(run_cc
     assert done.returncode == 0 and "No space left" in done.json()["warnings"][0] and "No space left" in done.stderr and os.path.exists("/dev/full")
 
 
+def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(run_cc, stand_in, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    done = run_cc("-", "--json", "--junit", tmp_path / "fifo", input=SPEC, env=stand_in(WORKS).environment)
+    assert done.returncode == 0 and f"--junit '{tmp_path}/fifo' could not be written" in done.stderr
+
+
 @pytest.mark.parametrize("place, shell", [("/dev/stdout", '"$@" | cat'), ("/dev/stdout", 'echo before >out; "$@" >>out; cat out'), ("/dev/stderr", '"$@" 2>out; cat out'),
-                                          ("/dev/fd/7", '"$@" 7>out; cat out'), ("/dev/fd/7", '{ "$@" 7>&1 >&2 | cat; } 2>&1')],
+                                          ("/dev/fd/7", '"$@" 7>out; cat out'), ("/dev/fd/7", '"$@" 7>&1 >out | cat; cat out')],
                          ids=["pipe", "file", "stderr in a file", "descriptor", "descriptor of a pipe"])
 def test_dev_stdout_and_its_like_may_be_a_file_or_a_pipe(run_cc, stand_in, bridge, place, shell, workspace):
     done = run_cc("-", "--json", "--junit", place, input=SPEC, env=stand_in(WORKS).environment, prefix=["sh", "-c", shell, "sh"])
