@@ -9303,10 +9303,10 @@ def paint(text: str, colour: str, stream: Any) -> str:
     return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if wanted and colour else text
 
 
-def stdout_columns() -> int:
-    """Of the terminal that stdout is; a log has room for any line of a table."""
+def columns_of(stream: Any) -> int:
+    """Of the terminal that a stream is; a log has room for any line of a table."""
     with contextlib.suppress(OSError, ValueError):
-        return (os.get_terminal_size(sys.stdout.fileno()).columns or 100) - 1
+        return (os.get_terminal_size(stream.fileno()).columns or 100) - 1
     return 99
 
 
@@ -9338,7 +9338,7 @@ def run_summary(document: Mapping[str, Any]) -> str:
 
 def whereabouts(outcome: Outcome) -> Iterator[str]:
     """Where to look, and how to go on."""
-    yield f"Transcripts and result: {printable(outcome.document['output_dir'])}"
+    yield hanging(f"Transcripts and result: {printable(outcome.document['output_dir'])}", "  ")
     if outcome.status in (3, 4) or outcome.status >= 128:
         yield "To go on where this ended: the same command with --resume"
 
@@ -9450,12 +9450,18 @@ def told_criterion(text: str, met: bool, confidence: str, evidence: str, kind: s
 BELOW_MARK = " " * 11                  # before what stands below a mark
 
 
-def hanging(text: str) -> str:
-    """On a terminal, lines as wide as it is, all behind the margin; in a log the text as it is, in one line."""
-    if not sys.stdout.isatty():
+def hanging(text: str, margin: str = BELOW_MARK, stream: Any = None) -> str:
+    """On a terminal (stdout), lines as wide as it is, all but the first behind a margin; in a log the text as it is, in one line."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
         return text
-    columns = max(20, stdout_columns() - len(BELOW_MARK))
-    return f"\n{BELOW_MARK}".join(textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False))
+    columns, lines = max(20, columns_of(stream) - len(margin)), [""]
+    for word in text.split(" "):      # a path that is longer stays in one piece
+        if lines[-1].strip() and cells(f"{lines[-1]} {word}") > columns:
+            lines.append(word)
+        else:
+            lines[-1] += (" " if lines[-1] else "") + word
+    return f"\n{margin}".join(lines)
 
 
 def tally(met: Sequence[str]) -> str:
@@ -9653,7 +9659,8 @@ class Terminal(Observer):
 
     def warn(self, text: str) -> None:
         named = f"{self.name}: " if self.name and not text.startswith(self.name) else ""
-        self.screen.show(printable(f"cc_execute: {named}{text}"), sys.stderr)
+        lines = printable(f"cc_execute: {named}{text}").split("\n")
+        self.screen.show("\n".join(hanging(line, "  ", sys.stderr) for line in lines), sys.stderr)
 
     def print(self, text: str) -> None:
         if self.verdicts:
@@ -9733,9 +9740,9 @@ class Terminal(Observer):
         for verdict in () if stopped else last.verdicts:   # of what never began only the next step matters
             self.print(verdict_line(verdict))
         if last.error:
-            self.print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {printable(last.error.message)}")
+            self.print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {hanging(printable(last.error.message))}")
         if result.note:
-            self.print(f"  not tried again: {printable(result.note)}")
+            self.print("  " + hanging(f"not tried again: {printable(result.note)}", "    "))
         self.print(task_summary(result))
         self._flush()
 
@@ -9812,7 +9819,7 @@ def table_of_specs(outcomes: Sequence[Outcome]) -> List[str]:
 def laid_out(rows: Sequence[Sequence[str]], colours: Sequence[str]) -> List[str]:
     """A table as wide as stdout at most, for which its second column gives way."""
     widths = [max(map(cells, column)) for column in zip(*rows)]
-    widths[1] = max(10, min(widths[1], stdout_columns() - sum(widths) + widths[1] - 2 * len(widths)))
+    widths[1] = max(10, min(widths[1], columns_of(sys.stdout) - sum(widths) + widths[1] - 2 * len(widths)))
     return ["", *(told_row(row, widths, colour) for row, colour in zip(rows, colours)), ""]
 
 

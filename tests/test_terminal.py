@@ -277,8 +277,8 @@ def test_q_shows_the_verdicts_only(show, stand_in, workspace):
     screen = show(LIST, "-q", agent=stand_in([GO, *WRITES], [{"text": "Done."}]))
     screen.wait_for("Task 1")
     (workspace / "go").touch()
-    warning, *ended = [line.rstrip() for line in screen.end().split("\n") if line.strip()]
-    assert "no success criteria" in warning and ended[0].startswith("Task 1: 写配置") and ended[-2].startswith("1 of 3 tasks passed, 1 skipped"), ended
+    warning, rest, *ended = [line.rstrip() for line in screen.end().split("\n") if line.strip()]
+    assert "no success criteria" in warning and rest == "  Criteria:'" and ended[0].startswith("Task 1: 写配置") and ended[-2].startswith("1 of 3 tasks passed, 1 skipped"), ended
     assert [line.split()[0] for line in ended[1:-2]] == ["met", "proved:", "passed", "Task", "NOT", "found:", "failed"], ended
 
 
@@ -298,6 +298,15 @@ def test_a_table_of_the_tasks_stands_at_the_end(show, stand_in, columns):
     rows = [line.rstrip() for line in screen.text().split("\n") if re.match(r" +task +result|  [123]  ", line)]
     assert len(rows) == 4 and all(wcwidth.wcswidth(row) < columns for row in rows), screen.text()
     assert re.search(r"1  写配置 +failed +1  \d\.\d s of \d+ s  \$0\.0000$", rows[1]) and re.search(r"2  Second.* skipped$", rows[2]), rows
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_no_word_is_broken_at_the_edge_of_the_terminal(show, stand_in, columns):
+    """But for those that are wider, as the folder of the transcripts can be."""
+    screen = show(SPEC + "Retry Strategy: again\n", agent=stand_in([{"text": "写配置 " * 30}, {"bash": "cat /nonexistent/file"}]), columns=columns)
+    whole = {line.rstrip() for line in screen.end().split("\n")}
+    broken = [line for line in map(str.rstrip, screen.text().split("\n")) if line not in whole and " " in line.strip()]
+    assert not broken and any("not met: File config.py" in line for line in whole), (broken, screen.text())
 
 
 def test_v_names_the_spec_where_several_run_side_by_side(run_cc, stand_in, workspace):
@@ -390,7 +399,7 @@ def test_a_bad_spec_is_one_sentence(show):
 
 def test_a_missing_claude_is_one_sentence_with_the_next_step(show):
     screen = show(SPEC, "--claude", "no-such-claude")
-    said = [line for line in lines_of(screen) if "no-such-claude" in line]
+    said = re.findall(r"The agent's command 'no-such-claude' was not found .*\n(?:           .*\n)*", screen.end())
     assert len(said) == 1 and "--claude" in said[0] and "NOT MET" not in screen.text() and "exit status 3" in screen.text()
 
 
