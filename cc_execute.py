@@ -3782,11 +3782,11 @@ NO_IDENTIFIERS = NOT_NAMES | {"named", "called", "class", "function", "the", "a"
 
 
 def read_subject(words: Optional[str], place: Optional[str], subject: Subject) -> Optional[Subject]:
-    """The files that a criterion speaks of: those it names, or for "it" those of an earlier criterion; None if it is unclear."""
+    """The files that a criterion speaks of: those it names, or for "it" those of an earlier criterion; None if it is unclear, as with
+    "a.py or b.py"."""
     told = [part.strip() for part in (words, place) if part and part.strip().lower() not in PRONOUNS | {"there", "that", "which"}]
-    if len(told) > 1:
-        return None
-    return read_names(told[0]) if told else subject
+    named = None if len(told) > 1 else read_names(told[0]) if told else subject
+    return named if named and not (named.either and len(named.names) > 1) else None
 
 
 def split_names(words: str) -> Tuple[str, ...]:
@@ -3835,20 +3835,24 @@ def source_files(criterion: Criterion, evidence: Evidence, endings: Tuple[str, .
 
 def judge_by_parts(criterion: Criterion, evidence: Evidence, files: Sequence[str], find: Callable[[str, str, str], str],
                    wanted: str) -> Verdict:
-    """Met if `find(name, text, target)` says where each target stands in one of the files; negated: in none."""
+    """Met if `find(name, text, target)` says where each target stands in each of the files that the criterion names itself, or in one
+    of others; negated: in none."""
     missing = [name for name in criterion.names if name not in files]
     if missing:
         return Verdict(criterion, criterion.negated and not os.path.lexists(os.path.join(evidence.directory, missing[0])), "proved",
                        f"{missing[0]} is not there to be read", f"{missing[0]} was not there")
     texts = [(name, read_file(os.path.join(evidence.directory, name)) or "") for name in files]
+    each = not criterion.negated and len(criterion.names) > 1 and all(name in criterion.text for name in criterion.names)
     findings = []
     for target in criterion.targets:
-        place = next(filter(None, (find(name, text, target) for name, text in texts)), "")
-        told = f"{wanted} {target}: {place}" if place else f"{wanted} {target} is not in {shorten(', '.join(files), 80) or 'any file'}"
+        places = [find(name, text, target) for name, text in texts]
+        lacking = [name for name, found in zip(files, places) if not found] if each else []
+        place = "" if lacking and len(criterion.targets) == 1 else next(filter(None, places), "")
+        told = f"{wanted} {target}: {place}" if place else f"{wanted} {target} is not in {shorten(', '.join(lacking or files), 80) or 'any file'}"
         unsure = next(filter(None, (why_unseen(criterion, name, text, target) for name, text in texts)), "") if not place else ""
         unsure = unsure or ("too large to be searched whole" if not place and is_cut(files, evidence) else "")
-        sure = "weak" if unsure and criterion.negated else "proved"
-        findings.append(Finding(bool(place) != criterion.negated, sure, told + (f"; {unsure}" if sure == "weak" else ""),
+        sure = "weak" if (unsure and criterion.negated) or (place and lacking) else "proved"   # "add and sub in a.py and b.py": one in each?
+        findings.append(Finding(bool(place) != criterion.negated, sure, told + (f"; {unsure}" if unsure and sure == "weak" else ""),
                                 f"{target} was {'' if place else 'not '}there"))
     return combine(criterion, findings, criterion.either and not criterion.negated)
 

@@ -570,6 +570,14 @@ ADVERSARIAL = [
     row("The build completes successfully", "exit_code", MET, PROVED, "it was", events=(bash("npm run build", "ok"),)),
     row("The file old list.txt was removed", None, OPEN, ANY, "LIES: it is there; old is a part of its name", before={"old list.txt": "x"}),
     row("The old list.txt was removed", "file_exists", MET, PROVED, "a word about list.txt", before={"list.txt": "x"}, deleted=("list.txt",)),
+    row("a.py and b.py import json", "imports", UNMET, PROVED, "LIES: one of the two", wrote={"a.py": "import json\n", "b.py": ""}),
+    row("a.py and b.py import json", "imports", MET, PROVED, "both", wrote={"a.py": "import json\n", "b.py": "import json\n"}),
+    row("a.py and b.py start with `#!`", "contains", UNMET, PROVED, "LIES: one of the two", wrote={"a.py": "#!/x\n", "b.py": ""}),
+    row("a.py or b.py imports json", None, OPEN, ANY, "LIES: neither", wrote={"a.py": "", "b.py": ""}),
+    row("Functions add and sub are defined in a.py and b.py", "defines", MET, WEAK, "one in each, or both in each?",
+        wrote={"a.py": "def add(): ...\n", "b.py": "def sub(): ...\n"}),
+    row(("calc.py and test_calc.py exist", "Function add is defined"), "defines", MET, PROVED, "of files that an earlier one names, one will do",
+        wrote={"calc.py": "def add(): ...\n", "test_calc.py": ""}),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
