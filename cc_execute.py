@@ -3523,7 +3523,7 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
         special = next((word.lower() for word in thing if word.lower() in SPECIAL_RUNS), "")
         return Criterion(text, "no_errors", needs="ran", where="bash", described=bool(special), form=special) if match else None
     named = read_names(re.sub(r"^(?:executing|running|calling) ", "", match["subject"], flags=re.I))
-    return Criterion(text, "no_errors", named.names, needs="ran", where="bash") if named else None
+    return Criterion(text, "no_errors", named.names, either=named.either, needs="ran", where="bash") if named else None
 
 
 def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
@@ -3531,12 +3531,14 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
     calls = bash_calls(evidence)
     if criterion.targets:
         return judge_named_errors(criterion, calls)
-    about = [call for call in calls if is_about(criterion, call)]
-    if not about:
+    runs = runs_of_scripts(criterion.names, calls, evidence.directory)
+    about = [call for call in calls if is_about(criterion, call, runs)]
+    idle = [name for name in criterion.names if not any(name in scripts for scripts in runs.values())]
+    if not about or (idle and not criterion.either):
         who = "" if criterion.described else criterion.form
-        told = f"{(criterion.names + (who,))[0]} was not run" if criterion.names or who else NOT_RUN[criterion.needs]
+        told = f"{(*idle, who)[0]} was not run" if criterion.names or who else NOT_RUN[criterion.needs]
         return Verdict(criterion, not criterion.needs, "weak", told)
-    repeats = Repeats(calls)
+    repeats = Repeats(about if criterion.names else calls)
     for call in about:
         trouble = call_trouble(call)
         if trouble and not any(map(is_good, repeats.after(call))):
@@ -3544,6 +3546,7 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
                            f"{shorten(bash_command(call), 100)!r} went wrong: {tell_trouble(trouble, call)}")
     certain = not criterion.described or any(speaks_of(criterion.form, bash_command(call)) for call in about)
     certain = certain and all(call.failed is not None and is_conclusive(call) for call in about)
+    certain = certain and all(any(scripts.get(name) for scripts in runs.values()) for name in criterion.names if name not in idle)
     writes = Writes(evidence.calls)
     certain = certain and not any(writes.make_stale(call) for call in about if not any(map(is_good, repeats.after(call))))
     told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"
@@ -3637,7 +3640,7 @@ def read_work(part: str) -> Optional[Work]:
         return Work(f"{head} {rest[0]}", frozenset(given))
     if head in INTERPRETER_NAMES and given and rest[0] != "-c":
         return Work(given[0])
-    if "/" in words[0] and not os.path.isabs(words[0]):
+    if "/" in words[0] and (not os.path.isabs(words[0]) or "." in head):
         return Work(os.path.normpath(words[0]))
     paths = frozenset(word for word in given if re.search(r"[/.:]", word))
     return Work(" ".join([head, *(word for word in given if word not in paths)]), paths)
@@ -3660,15 +3663,51 @@ def is_conclusive(call: ToolCall) -> bool:
     return plain and not any(UNCERTAIN.search(part) for part in parts[::2])
 
 
-def is_about(criterion: Criterion, call: ToolCall) -> bool:
+def run_parts(command: str, folder: str) -> Tuple[List[Tuple[Work, str]], str]:
+    """What a command runs, each in its folder, and the folder in which the shell is after it."""
+    parts, inner = [], folder
+    for part in split_shell(command)[::2]:
+        moves = re.match(r"[(\s]*(?:cd|pushd)\s+(.+)", part)
+        inner = os.path.normpath(os.path.join(inner, os.path.expanduser(moves[1].strip("\"') ")))) if moves else inner
+        work = None if moves else read_work(part)
+        parts += [(work, inner)] if work else []
+    return parts, folder if "(" in command else inner
+
+
+def runs_of_scripts(names: Sequence[str], calls: Sequence[ToolCall], directory: str) -> Dict[int, Dict[str, bool]]:
+    """By calls' ids, the scripts of these names that each ran, and whether it was certainly that one. The shell stays where a `cd` has led it."""
+    runs: Dict[int, Dict[str, bool]] = {}
+    folder = directory
+    for call in calls if names else ():
+        parts, folder = run_parts(bash_command(call), folder)
+        paths = [(path, inner) for work, inner in parts for path in (work.runner, *(work.paths if TEST_RUN.match(work.runner) else ()))]
+        for name in names:
+            found = [is_script(name, path, inner, directory) for path, inner in paths]
+            if set(found) - {None}:
+                runs.setdefault(id(call), {})[name] = True in found
+        reset = re.search(r"Shell cwd was reset to (\S+)", call.output)
+        folder = reset[1] if reset else folder
+    return runs
+
+
+def is_script(name: str, path: str, folder: str, directory: str) -> Optional[bool]:
+    """Whether what was run in `folder` is the named script: None if it is another one, False if it may be."""
+    if not same_path(name, path):
+        return None
+    named, ran = os.path.join(directory, name), os.path.join(folder, path)
+    if os.path.exists(named) and os.path.exists(ran):
+        return os.path.samefile(named, ran) or None
+    return not os.path.exists(named)  # that one may have been removed
+
+
+def is_about(criterion: Criterion, call: ToolCall, runs: Mapping[int, Mapping[str, bool]]) -> bool:
     """Whether a call ran what the criterion speaks of: the named script, any test, or anything at all."""
     works = works_of(call)
     if criterion.form and not criterion.described:
         return any(f"{work.runner} ".startswith(f"{criterion.form} ") for work in works)
     if criterion.needs == "tests":
         return any(TEST_RUN.match(work.runner) for work in works)
-    ran = [work.runner for work in works] + [path for work in works if TEST_RUN.match(work.runner) for path in work.paths]
-    return not criterion.names or any(same_path(name, path) for name in criterion.names for path in ran)
+    return not criterion.names or id(call) in runs
 
 
 def same_path(first: str, second: str) -> bool:

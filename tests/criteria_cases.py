@@ -2,7 +2,7 @@
 
 A row: the criterion (the last one, if there are several), the kind it is read as, whether it is met, how sure that is, why that
 is the truth, and the world it is judged in. A world tells what lay in the folder before, what the run wrote and deleted, the
-tools it used (as events of the stream), and Claude's last text. Rows with LIES in their reason are those in which words, names
+tools it used (as events of the stream, where /w is the folder), and Claude's last text. Rows with LIES in their reason are those in which words, names
 or appearance say otherwise than the facts.
 """
 from __future__ import annotations
@@ -39,6 +39,7 @@ def row(criteria, kind, met, sure, reason, **world) -> Row:
 
 
 DOTENV = 'DATABASE_URL="sqlite:///test.db"\n'
+TWO_SCRIPTS = {"a.py": "", "other/a.py": ""}
 TRACEBACK = "Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\nZeroDivisionError: division by zero"
 
 FILE_EXISTS = [
@@ -578,6 +579,21 @@ ADVERSARIAL = [
         wrote={"a.py": "def add(): ...\n", "b.py": "def sub(): ...\n"}),
     row(("calc.py and test_calc.py exist", "Function add is defined"), "defines", MET, PROVED, "of files that an earlier one names, one will do",
         wrote={"calc.py": "def add(): ...\n", "test_calc.py": ""}),
+    row("a.py runs without errors", "no_errors", UNMET, WEAK, "LIES: another file of that name was run", wrote=TWO_SCRIPTS, events=(bash("python3 other/a.py", ""),)),
+    row("a.py runs without errors", "no_errors", UNMET, WEAK, "LIES: so was it here", wrote=TWO_SCRIPTS, events=(bash("cd other && python3 a.py", ""),)),
+    row("a.py runs without errors", "no_errors", UNMET, WEAK, "LIES: and here, where the shell still was", wrote=TWO_SCRIPTS,
+        events=(bash("cd other", ""), bash("python3 a.py", ""))),
+    row("a.py runs without errors", "no_errors", UNMET, PROVED, "LIES: another one of that name repairs nothing", wrote=TWO_SCRIPTS,
+        events=(failed_bash("python3 a.py", TRACEBACK), bash("python3 other/a.py", ""))),
+    row("run.sh runs without errors", "no_errors", MET, WEAK, "LIES: it is another one, that is gone", wrote={"run.sh": ""}, events=(bash("/tmp/no/such/run.sh", ""),)),
+    row("a.py runs without errors", "no_errors", MET, PROVED, "it was run from below", wrote=TWO_SCRIPTS, events=(bash("cd other && python3 ../a.py", ""),)),
+    row("a.py runs without errors", "no_errors", MET, PROVED, "a subshell leaves the shell where it is", wrote=TWO_SCRIPTS,
+        events=(bash("(cd other && ls)", ""), bash("python3 a.py", ""))),
+    row("a.py runs without errors", "no_errors", MET, PROVED, "the CLI put the shell back", wrote=TWO_SCRIPTS,
+        events=(bash("cd /usr", "Shell cwd was reset to /w"), bash("python3 a.py", ""))),
+    row("a.py runs without errors", "no_errors", MET, PROVED, "the only one of that name", wrote={"src/a.py": ""}, events=(bash("python3 src/a.py", ""),)),
+    row("a.py and b.py run without errors", "no_errors", UNMET, WEAK, "LIES: one of the two was run", wrote={"a.py": "", "b.py": ""}, events=(bash("python3 a.py", ""),)),
+    row("a.py or b.py runs without errors", "no_errors", MET, PROVED, "one is enough", wrote={"a.py": "", "b.py": ""}, events=(bash("python3 a.py", ""),)),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 

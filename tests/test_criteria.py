@@ -5,6 +5,7 @@ A wrong "met", and above all a wrong "proved", is the worst that this program ca
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,7 +46,7 @@ def make_evidence(world: World, folder: Path) -> Evidence:
     for name in world.deleted:
         (folder / name).rmdir() if name.endswith("/") else (folder / name).unlink()
     stream = Stream()
-    stream.feed(lines(world.events))
+    stream.feed(re.sub(r"(?<![\w./])/w(?![\w.-])", str(folder), lines(world.events)))
     changes = compare(before, take_snapshot(str(folder), before))
     return Evidence(str(folder), before, changes, tuple(stream.calls.values()), world.text,
                     None if world.only_claims else run_command(folder))
