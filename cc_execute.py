@@ -409,7 +409,7 @@ class Criterion(NamedTuple):
     targets: Tuple[str, ...] = ()     # what has to be found
     either: bool = False              # "A or B": one is enough
     negated: bool = False
-    needs: str = ""                   # "written" or "unchanged" by the run; "ran" or "tests": such a command must have been run
+    needs: str = ""                   # "written" or "unchanged" by the run; "ran", "program" or "tests": such a command must have been run
     where: str = ""                   # of a path: "file" or "folder"; of a text: "file", "bash", "response" or "regex"
     command: str = ""                 # for sh -c
     literal: bool = True              # the targets are meant as they stand; else their words may stand apart and have endings
@@ -3459,6 +3459,7 @@ WITHOUT = Pattern(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|fi
 SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught "
                       "python".split())
 SPECIAL_RUNS = set("installation server app application migration import compilation".split())   # which command that was is a guess
+ANY_RUN = set("build command commands everything all thing execution".split())   # that may be what merely builds or reads, too
 WHOEVER = set("it that which also the its output console terminal log command commands script program run code".split())
 ANYTHING = {"", "it", "it all", "build", "execution", "all commands", "code", "script", "program", "everything", "command",
             *(f"the {thing}" for thing in "build run installation server app application migration import compilation code script "
@@ -3480,6 +3481,10 @@ PREFIXES = {"time", "timeout", "sudo", "env", "nohup", "exec", "npx", "command"}
 PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle", "exec")}
 INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
 SYNTAX_CHECKS = {("bash", "-n"), ("sh", "-n"), ("node", "--check"), ("node", "-c"), ("ruby", "-c"), ("perl", "-c"), ("php", "-l")}
+SYNTAX_IN_CODE = Pattern(r"\s-c\s.*(?:\bast\.parse|py_compile|compileall|\bcompile\()", re.S)
+NO_RUN = Pattern(r"(?:ba)?sh -n|node -(?:-check|c)\b|ruby -c|perl -c|php -l|(?:py_compile|compileall|tabnanny|pyflakes|flake8|ruff|pylint|mypy|pyright"
+                 r"|black|isort|bandit|eslint|jshint|prettier|shellcheck|yamllint|gcc|g\+\+|cc|clang(?:\+\+)?|javac|rustc|tsc|apt(?:-get)?|brew|conda"
+                 r"|(?:cargo|go|dotnet) (?:build|check|vet|fmt)|(?:pip3?|npm|pnpm|yarn|gem|bundle|poetry|uv|cargo|go) (?:\w+ )?(?:install|add|ci|sync|get))(?: |$)")
 READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp "
               "mv touch "
               "wc which sleep diff sort uniq tee chmod".split())
@@ -3490,7 +3495,7 @@ PREPARATION = Pattern(r"(?:cd|export|source|\.|set)\s|\w+=\S*$|$")
 UNCERTAIN = Pattern(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)"
                     r"|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
 RUNS_NOTHING = {"--version", "-V", "--help", "-h", "--collect-only", "--co", "--dry-run", "--list", "--fixtures", "--markers"}
-NOT_RUN = {"": "no command was run", "ran": "no command was run", "tests": "no test was run"}
+NOT_RUN = {"": "no command was run", "program": "nothing was run but what reads, checks, builds or installs", "ran": "no command was run", "tests": "no test was run"}
 
 
 def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
@@ -3521,7 +3526,8 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
     if not match or match["subject"].strip().lower() in ANYTHING:
         thing = match["subject"].split()[-1:] if match else []
         special = next((word.lower() for word in thing if word.lower() in SPECIAL_RUNS), "")
-        return Criterion(text, "no_errors", needs="ran", where="bash", described=bool(special), form=special) if match else None
+        needs = "ran" if special or (thing and thing[0].lower() in ANY_RUN) else "program"
+        return Criterion(text, "no_errors", needs=needs, where="bash", described=bool(special), form=special) if match else None
     named = read_names(re.sub(r"^(?:executing|running|calling) ", "", match["subject"], flags=re.I))
     return Criterion(text, "no_errors", named.names, either=named.either, needs="ran", where="bash") if named else None
 
@@ -3636,6 +3642,8 @@ def read_work(part: str) -> Optional[Work]:
     if head == "python" and rest[:1] == ["-m"]:
         head, rest = (rest[1:2] or ["-m"])[0], rest[2:]
     given = [os.path.normpath(word) for word in rest if not re.match(r"-|\d*>", word)]
+    if head == "python" and SYNTAX_IN_CODE.search(part):
+        return Work("py_compile", frozenset(given))
     if (head, rest[0] if rest else "") in SYNTAX_CHECKS:
         return Work(f"{head} {rest[0]}", frozenset(given))
     if head in INTERPRETER_NAMES and given and rest[0] != "-c":
@@ -3705,8 +3713,8 @@ def is_about(criterion: Criterion, call: ToolCall, runs: Mapping[int, Mapping[st
     works = works_of(call)
     if criterion.form and not criterion.described:
         return any(f"{work.runner} ".startswith(f"{criterion.form} ") for work in works)
-    if criterion.needs == "tests":
-        return any(TEST_RUN.match(work.runner) for work in works)
+    if criterion.needs in ("tests", "program"):
+        return any(TEST_RUN.match(work.runner) or (criterion.needs == "program" and not NO_RUN.match(work.runner)) for work in works)
     return not criterion.names or id(call) in runs
 
 
@@ -4343,6 +4351,8 @@ def judge_exit_code(criterion: Criterion, evidence: Evidence) -> Verdict:
     if good and not certain and criterion.status == "0" and (call_trouble(call) or hides):
         return Verdict(criterion, False, "weak", f"{told} ended with {code}, but that hides what the command itself ended with")
     certain = certain and calls[-1].failed is not None   # the CLI leaves open how the last one ended
+    runs = [work for work in works_of(call) if not NO_RUN.match(work.runner)]
+    certain = certain and (bool(runs) or not re.search(r"\b(?:script|program)\b", criterion.text, re.I))
     certain = certain and (not re.search(r"\bbuild\b", criterion.text, re.I) or re.search(BUILDS, bash_command(call)) is not None)
     return Verdict(criterion, good, "proved" if certain else "weak", f"{told}: exit code {code}",
                    f"{told} ended with exit code {code}, its output with: {telling_end(bash_output(call)) or 'nothing'}")
@@ -4536,7 +4546,7 @@ def status_words(criterion: Criterion) -> str:
     return STATUS.get(criterion.status, f"exit code {criterion.status}")
 
 
-MUST_RUN = {"": "", "ran": ", and one must have been run", "tests": ", and tests must have been run"}
+MUST_RUN = {"": "", "ran": ", and one must have been run", "program": ", and a script or program must have been run", "tests": ", and tests must have been run"}
 NEEDS = {"only": "be all that is touched", "only changed": "be touched, and nothing else", "": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,

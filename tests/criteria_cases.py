@@ -594,6 +594,16 @@ ADVERSARIAL = [
     row("a.py runs without errors", "no_errors", MET, PROVED, "the only one of that name", wrote={"src/a.py": ""}, events=(bash("python3 src/a.py", ""),)),
     row("a.py and b.py run without errors", "no_errors", UNMET, WEAK, "LIES: one of the two was run", wrote={"a.py": "", "b.py": ""}, events=(bash("python3 a.py", ""),)),
     row("a.py or b.py runs without errors", "no_errors", MET, PROVED, "one is enough", wrote={"a.py": "", "b.py": ""}, events=(bash("python3 a.py", ""),)),
+    *[row("The script runs without errors", "no_errors", UNMET, WEAK, "LIES: it was only read, checked or prepared", wrote={"a.py": "1/0"}, events=(bash(command, ""),))
+      for command in ("python3 -m py_compile a.py", "python3 -m compileall -q .", "python3 -c 'import ast; ast.parse(open(\"a.py\").read())'", "bash -n a.sh",
+                      "node --check a.js", "ruff check a.py", "gcc -o a a.c", "cat a.py", "pip install -r requirements.txt")],
+    row("The script runs without errors", "no_errors", MET, PROVED, "checked, and run", events=(bash("python3 -m py_compile a.py && python3 a.py", ""),)),
+    row("The script runs without errors", "no_errors", UNMET, PROVED, "LIES: it failed, and was only checked then",
+        events=(failed_bash("python3 a.py", TRACEBACK), bash("python3 -m py_compile a.py", ""))),
+    row("The build runs without errors", "no_errors", MET, PROVED, "a compiler is a build", events=(bash("gcc -o a a.c", ""),)),
+    row("The script completes successfully", "exit_code", MET, WEAK, "LIES: its syntax was checked, it was not run", wrote={"a.py": "1/0"},
+        events=(bash("python3 -m py_compile a.py", ""),)),
+    row("The command runs without errors", "no_errors", MET, PROVED, "any command is one", events=(bash("ls", ""),)),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
