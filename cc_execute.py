@@ -509,6 +509,7 @@ class Changes(NamedTuple):
     complete: bool = True
     folders: Tuple[str, ...] = ()     # that were created; the other fields hold files only
     unsure: Tuple[str, ...] = ()      # of these, what may not be this run's: too large to be read, and only its times are others
+    later: Tuple[str, ...] = ()       # what is otherwise now than after the run, at a replay: that is not this run's
 
     @property
     def written(self) -> Tuple[str, ...]:
@@ -3073,9 +3074,10 @@ def find_change(needs: str, what: str, history: str, known: bool) -> Finding:
     """Whether a path that is there was written by this run, or left as it was."""
     if not known:
         return Finding(True, "weak", f"{what}; what this run did to it is not known")
-    untouched = history == UNTOUCHED
-    short = "it was there before and was not changed" if untouched else "it was changed"
-    return Finding(untouched == (needs == "unchanged"), "proved", f"{what}, {history}", short)
+    untouched = history in (UNTOUCHED, LATER)
+    short = "this run did not write it" if history == LATER else "it was there before and was not changed" if untouched else "it was changed"
+    sure = "weak" if history == LATER and needs == "unchanged" else "proved"
+    return Finding(untouched == (needs == "unchanged"), sure, f"{what}, {history}", short)
 
 
 def describe_path(path: str) -> str:
@@ -3083,6 +3085,7 @@ def describe_path(path: str) -> str:
 
 
 UNTOUCHED = "was there before, unchanged"
+LATER = "written only after this run"
 
 
 def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
@@ -3091,9 +3094,12 @@ def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
     changes = evidence.changes
     for words, paths in (("created", changes.created + changes.folders), ("changed", changes.changed), ("deleted", changes.deleted)):
         if relative in paths:
-            return f"{words} by this run", changes.complete and relative not in changes.unsure
+            since = ", and changed after it" if relative in changes.later else ""
+            return f"{words} by this run{since}", changes.complete and relative not in changes.unsure
     if any(other.startswith(relative + os.sep) for other in changes.written):
         return "changed by this run", changes.complete
+    if relative in changes.later:
+        return LATER, changes.complete
     return (UNTOUCHED, True) if relative in evidence.before.paths else ("", False)
 
 
@@ -3266,7 +3272,8 @@ def judge_contains(criterion: Criterion, evidence: Evidence) -> Verdict:
                     judge_file(criterion.names[0], criterion, evidence))
     written = [path for path in evidence.changes.written if os.path.isfile(os.path.join(evidence.directory, path))]
     if written:
-        return search_files(criterion, written, evidence, "proved" if evidence.changes.complete else "weak")
+        is_theirs = evidence.changes.complete and not set(written) & set(evidence.changes.later)
+        return search_files(criterion, written, evidence, "proved" if is_theirs else "weak")
     if criterion.negated:
         every = [path for path, state in evidence.before.paths.items() if state is not None]
         return search_files(criterion, every, evidence, "weak")
@@ -6673,6 +6680,13 @@ def thaw_file(plain: Optional[Sequence[Any]]) -> Optional[FileState]:
     return None if plain is None else FileState(*plain[:3], bytes.fromhex(plain[3]) if plain[3] else None)
 
 
+def after_attempts(kept: TaskState, before: Snapshot) -> Snapshot:
+    """The task's folder as it was after the last attempt."""
+    gone = set(kept.gone)
+    paths = {path: state for path, state in before.paths.items() if path not in gone}
+    return Snapshot({**paths, **{path: thaw_file(plain) for path, plain in kept.differing.items()}}, kept.complete)
+
+
 def task_fingerprint(task: Task) -> str:
     """Of what is to be done and proved, and after a colon of all that the spec says of the task but for its number, title and place."""
     import hashlib
@@ -6821,11 +6835,7 @@ class RunFolder:
         return {path: state for path, state in paths.items() if self.veil.mask(path) == path}
 
     def snapshot_after(self, at: int, before: Snapshot) -> Snapshot:
-        """The task's folder as it was after the last attempt."""
-        kept = self.task(at)
-        gone = set(kept.gone)
-        paths = {path: state for path, state in before.paths.items() if path not in gone}
-        return Snapshot({**paths, **{path: thaw_file(plain) for path, plain in kept.differing.items()}}, kept.complete)
+        return after_attempts(self.task(at), before)
 
     # -- baselines
 
@@ -10431,11 +10441,25 @@ def replayed_error(stream: Stream, attempts: Sequence[Attempt]) -> Optional[Agen
     return classify_ending(stream, Ended("completed", last.exit_code if last else None), "", time.time())
 
 
-def replayed_evidence(session: Sequence[Stream], directory: str, transcript: str) -> Evidence:
+def replayed_changes(before: Optional[Snapshot], run: Optional[RunState], transcript: str, directory: str, calls: Sequence[ToolCall]) -> Changes:
+    """What the run did, by the folder's state that it kept after the task's last attempt: what is otherwise now came later. Where that
+    was not kept, what is otherwise now may be the run's."""
+    if before is None:
+        return changes_by_tools(calls, directory)
+    now = take_snapshot(directory, before)
+    kept = next((task for task in run.tasks if os.path.basename(transcript).startswith(f"{task.stem}-attempt-") and task.attempts), None) if run else None
+    if kept is None:
+        return compare(before, now)._replace(complete=False)
+    after = after_attempts(kept, before)
+    later = compare(after, now)
+    return compare(before, after)._replace(later=(*later.written, *later.deleted, *later.folders) if after.complete else ())
+
+
+def replayed_evidence(session: Sequence[Stream], directory: str, transcript: str, run: Optional[RunState]) -> Evidence:
     calls = session_calls(session)
     stem = re.sub(r"-attempt-\d+(?:-judge)?\.jsonl$", "", os.path.basename(transcript))
     before = read_baseline(os.path.join(os.path.dirname(os.path.abspath(transcript)), f"{stem}-before.json"))
-    changes = compare(before, take_snapshot(directory, before)) if before else changes_by_tools(calls, directory)
+    changes = replayed_changes(before, run, transcript, directory, calls)
     return Evidence(directory, before or Snapshot({}, False), changes, calls, session_text(session), None, "a replay runs nothing")
 
 
@@ -10465,7 +10489,7 @@ def replay(spec: Spec, options: Options, transcript: str) -> Tuple[Outcome, str]
     for stream in session:
         stream.finish()
     error = replayed_error(session[-1], kept)
-    evidence = replayed_evidence(session, task_directory(task, directory), transcript)
+    evidence = replayed_evidence(session, task_directory(task, directory), transcript, run)
     verdicts = judge_session(read_criteria(task.criteria), evidence, session, own_mask())
     verdicts = tuple(map(refuse_weak, verdicts)) if options.strict else verdicts
     attempt = replayed_attempt(task, transcript, session[-1], error or denied(session[-1], verdicts, options.permissions), verdicts, kept)

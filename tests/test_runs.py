@@ -283,6 +283,33 @@ def test_it_is_judged_by_the_files_as_they_are_now(run_cc, kept, workspace):
     assert done.returncode == 1 and [row["met"] for row in done.json()["tasks"][0]["attempts"][0]["criteria"]] == [False, True]
 
 
+@pytest.mark.parametrize("words", ["creates r.txt", "updates r.txt", "r.txt was updated", "creates new.txt", "Only r.txt was changed"])
+def test_what_was_changed_by_hand_after_the_run_is_not_counted_as_the_run_s(run_cc, stand_in, bridge, workspace, words):
+    (workspace / "r.txt").write_text("old\n")
+    (workspace / "spec.md").write_text(f"Task: Write r.txt\nTimeout: 60\nSuccess Criteria:\n1) {words}\n")
+    assert run_cc("spec.md", env=stand_in([{"text": "Done."}]).environment).returncode == 1
+    for name in ("r.txt", "new.txt"):
+        (workspace / name).write_text("by hand\n")
+    done = run_cc("--replay", runs()[0] / "task-1-attempt-1.jsonl", "spec.md", "--json")
+    row, = done.json()["tasks"][0]["attempts"][0]["criteria"]
+    assert done.returncode == 1 and not row["met"] and ("after this run" in row["evidence"] or "was not touched" in row["evidence"]), row
+    assert not any(done.json()["tasks"][0]["files_changed"].values())
+
+
+def test_what_the_run_made_and_was_changed_by_hand_later_is_told(run_cc, kept, workspace):
+    (workspace / "a.txt").write_text("by hand")
+    (workspace / "spec.md").write_text(SPEC + "3) Contains hand\n4) spec.md is unchanged\n")
+    rows = run_cc("--replay", kept, "spec.md", "--json").json()["tasks"][0]["attempts"][0]["criteria"]
+    assert "created by this run, and changed after it" in rows[0]["evidence"]
+    assert [row["confidence"] for row in rows[2:]] == ["proved", "weak"]
+
+
+def test_whose_the_changes_are_is_not_proved_without_the_state_of_the_run(run_cc, kept, workspace):
+    (kept.parent / "task-1-state.json").unlink()
+    row = run_cc("--replay", kept, "spec.md", "--json").json()["tasks"][0]["attempts"][0]["criteria"][0]
+    assert (row["met"], row["confidence"]) == (True, "weak")
+
+
 def test_commands_are_shown_as_not_run(run_cc, kept, workspace):
     (workspace / "spec.md").write_text(SPEC + "3) `touch ran`\n")
     done = run_cc("--replay", kept, "spec.md")
