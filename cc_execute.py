@@ -2617,8 +2617,16 @@ REWRITES = tuple((Pattern(pattern, re.I), words) for pattern, words in (
     (r"^(\0\d+\0|\S+\.\w+) (created|updated|deleted|removed|changed|modified|generated|available)([.!]?)$", r"\1 is \2\3"),
     (rf"^does not create (?:an? )?{A_FILE}(?: folder| file| directory)?([.!]?)$", r"\1 does not exist\2"),
     (r"\b(?:an? )?minimum of (\d+|\w+) (.+?) (?:is|are) in ", r"at least \1 \2 in "),
-    (r"\bis (?:shorter|fewer|less) than (\d+) ", r"has fewer than \1 "),
-    (r"\bis longer than (\d+) ", r"has more than \1 "),
+    (r"\b(?:do(?:es)? not|never) exceeds? (?=\d)|\b(?:is|are) (?:no|not) (?:longer|larger|bigger|more) than (?=\d)", "has at most "),
+    (r"\bexceeds? (?=\d)|\b(?:is|are) (?:longer|larger|bigger|more) than (?=\d)", "has more than "),
+    (r"\b(?:is|are) (?:no|not) (?:shorter|smaller|fewer|less) than (?=\d)", "has at least "),
+    (r"\b(?:is|are) (?:shorter|smaller|fewer|less) than (?=\d)", "has fewer than "),
+    (rf"^keeps? {A_FILE} (?=(?:under|below|within|at most|over|above) \d)|^{A_FILE} (?:stays|remains|is kept) (?=(?:under|below|within|at most|over"
+     r"|above) \d)", r"\1\2 has "),
+    (r"\b(\d+)( lines?| words?| bytes?)? or (?:less|fewer)\b", r"at most \1\2"), (r"\b(\d+)( lines?| words?| bytes?)? or more\b", r"at least \1\2"),
+    (r"\b(?:is|has)(?: a size of)? (?:0|zero) bytes(?: long| in size)?\b", "is empty"), (r"\b(is|are) (?:an? )?((?:non-?)?empty) files?\b", r"\1 \2"),
+    (r"\b(is|are) (?:not|never|no longer) (?:an? )?empty(?: files?)?\b", r"\1 non-empty"), (rf"^{A_FILE} exists and (?=is (?:non-?)?empty)", r"\1 "),
+    (rf"^(?:an? |the )?((?:non-?)?empty) (?:file )?(?:named |called )?{A_FILE}(?: file)? exists", r"\2 is \1"),
     (r"^(?:the )?(json|toml|python|xml)(?: code)? in (\S+) is valid", r"\2 is valid \1"),
     (r"\bis well-formed (json|toml|xml)\b", r"is valid \1"), (r"\bare valid (json|toml|python|xml) files\b", r"are valid \1"),
     (r"\b(?:throws|raises) no (errors?|exceptions?)", r"runs without \1"), (r"\b(?:is )?free of (?:runtime |any )?(errors?"
@@ -2945,7 +2953,7 @@ def read_exists(text: str, subject: Subject) -> Optional[Criterion]:
     to_file = re.fullmatch("written|saved|stored|generated|produced|placed|put", (match["done"] or "") if match else "", re.I) is not None
     named = read_place(words, (match["place"] or "").strip(), to_file) if match else None
     spaced = re.fullmatch(r"(?:the )?(?:file )?((?:[\w.()-]+/)*[\w.() -]+\.[a-z0-9]{1,5})", words, re.I)
-    if match and not named and spaced and not none and not match["place"] and not re.search(r"\bnot\b|\bno\b|\band\b|\bor\b", match[0]):
+    if match and not named and spaced and not none and not match["place"] and not re.search(r"\b(?:not|no|and|or|empty|nonempty)\b", match[0]):
         named = Subject((spaced[1],))   # a name with spaces, not in quotes
     if not match or not named:
         return None
@@ -4214,61 +4222,97 @@ def find_routes(name: str, text: str) -> List[Tuple[Tuple[str, ...], str, int]]:
 
 
 NUMBERS = {word: number for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
-COUNTS = Pattern(r"(?:(?P<subject>.+?) )??(?:(?P<verb>has|have|contains?|includes?|defines?|is|are|there (?:is|are)) "
-                 r")?(?P<bound>at least|at most|exactly|no more than|"
-                 r"no fewer than|no less than|more than|fewer than|less than|only|a minimum of|a maximum of|>=|≥|<=|≤)? "
-                 r"?(?P<number>\d{1,9}|" + "|".join(NUMBERS) + r")"
-                 r" (?P<unit>(?:unit )?tests?(?: functions?| cases?)?|functions?|class(?:es)?|lines?|words?)(?: long)?(?: of "
-                 r"(?:code|text))?"
-                 r"(?: (?:in|inside) (?P<file>.+?))?[.!]?", re.I)
-
-
-AT_LEAST = ("at least", "no fewer than", "no less than", "a minimum of", ">=", "≥")
-AT_MOST = ("at most", "no more than", "a maximum of", "<=", "≤")
-EXACTLY = ("exactly", "only")
+LEAST = {**dict.fromkeys(("at least", "no fewer than", "no less than", "a minimum of", ">=", "≥", "exactly", "only"), 0),
+         **dict.fromkeys(("more than", "over", "above", ">"), 1)}   # what is added to the number for the least that will do
+MOST = {**dict.fromkeys(("at most", "no more than", "a maximum of", "up to", "within", "<=", "≤", "exactly", "only"), 0),
+        **dict.fromkeys(("fewer than", "less than", "under", "below", "<"), -1)}
+COUNTS = Pattern(r"(?:(?P<subject>.+?) )??(?:(?P<not>do(?:es)? not )?(?P<verb>has|have|contains?|includes?|defines?|is|are|there (?:is|are)) )?"
+                 rf"(?P<bound>{'|'.join(sorted({**LEAST, **MOST}, key=len, reverse=True))})? ?(?P<number>\d{{1,9}}|{'|'.join(NUMBERS)})"
+                 r" (?P<unit>(?:unit )?tests?(?: functions?| cases?)?|functions?|class(?:es)?|lines?|words?|bytes?)(?: long)?(?: of "
+                 r"(?:code|text))?(?: (?:in|inside) (?P<file>.+?))?[.!]?", re.I)
+EMPTY = Pattern(r"(?P<subject>.+?) (?:is|are) (?:both |all |completely )?(?P<non>non-?)?empty[.!]?", re.I)
+SIZES = ("line", "word", "byte")      # of several files each has its own; functions are counted together
 
 
 def read_counts(text: str, subject: Subject) -> Optional[Criterion]:
+    empty = EMPTY.fullmatch(text)
+    where = read_subject(empty["subject"], None, subject) if empty else None
+    if empty and where and where.names:
+        return Criterion(text, "counts", where.names, form="byte", least=int(bool(empty["non"])), most=None if empty["non"] else 0)
     match = COUNTS.fullmatch(text)
     where = read_subject(match["subject"], match["file"], subject) if match else None
-    if not match or where is None or (match["bound"] is None and match["verb"] is None):
+    if not match or where is None or (match["bound"] is None and (match["verb"] is None or match["not"])):
         return None
     number = NUMBERS.get(match["number"].lower(), -1) if not match["number"].isdigit() else int(match["number"])
     bound = (match["bound"] or "exactly").lower()
-    least = number if bound in AT_LEAST + EXACTLY else number + 1 if bound == "more than" else 0
-    most = number if bound in AT_MOST + EXACTLY else number - 1 if bound in ("fewer than", "less than") else None
-    unit = next(unit for unit in ("test", "function", "class", "line", "word") if unit in match["unit"].lower())
+    least = number + LEAST[bound] if bound in LEAST else 0
+    most = number + MOST[bound] if bound in MOST else None
+    if match["not"] and bound in LEAST and bound in MOST:
+        return None                   # "not exactly 3" is no range
+    if match["not"]:                  # "not more than 3" is at most 3
+        least, most = (0, least - 1) if most is None else (most + 1, None)
+    unit = next(unit for unit in ("test", "function", "class", "line", "word", "byte") if unit in match["unit"].lower())
     return Criterion(text, "counts", where.names, form=unit, least=least, most=most)
 
 
 def judge_counts(criterion: Criterion, evidence: Evidence) -> Verdict:
-    files = source_files(criterion, evidence)
-    if criterion.form in ("test", "function", "class") and not criterion.names:
+    in_folders = criterion.form == "byte" and (criterion.least, criterion.most) in ((0, 0), (1, None))   # a folder is empty, or not
+    files = [name for name in criterion.names if in_folders and os.path.isdir(os.path.join(evidence.directory, name))]
+    files += source_files(criterion, evidence)
+    if criterion.form not in SIZES and not criterion.names:
         files = [name for name in files if comment_style(name)]
     missing = [name for name in criterion.names if name not in files]
     if missing or not files:
         return Verdict(criterion, False, "proved", f"{missing[0] if missing else 'no file'} is not there to be read")
-    if criterion.form in ("line", "word") and len(files) > 1 and not criterion.names:
+    if criterion.form in SIZES and len(files) > 1 and not criterion.names:
         return Verdict(criterion, False, "weak", f"{plural(len(files), 'file')} were written; it is not said of which that holds")
-    count = sum(count_units(criterion.form, name, read_file(os.path.join(evidence.directory, name)) or "") for name in files)
-    good = criterion.least <= count and (criterion.most is None or count <= criterion.most)
-    told = plural(count, criterion.form)
-    return Verdict(criterion, good, "proved", f"{told} in {shorten(', '.join(files), 80)}", f"it had {told}")
+    groups = [[name] for name in files] if criterion.form in SIZES else [files]
+    return combine(criterion, [find_count(group, criterion, evidence) for group in groups], False)
 
 
-def count_units(unit: str, name: str, text: str) -> int:
+def find_count(names: Sequence[str], criterion: Criterion, evidence: Evidence) -> Finding:
+    """Where the readings of what counts differ it is weak: any will do for functions, while a file of nothing but white space is
+    neither empty nor not."""
+    counts = [measure(criterion.form, os.path.join(evidence.directory, name)) for name in names]
+    numbers = [sum(column) for column in zip(*counts)]
+    fits = [criterion.least <= number and (criterion.most is None or number <= criterion.most) for number in numbers]
+    good = all(fits) if criterion.form == "byte" else any(fits)
+    cut = criterion.form != "byte" and is_cut(names, evidence)
+    told = plural(numbers[0], "item" if os.path.isdir(os.path.join(evidence.directory, names[0])) else criterion.form)
+    told += "" if all(fits) == any(fits) else f", by another reading {', '.join(map(str, sorted({*numbers[1:]} - {numbers[0]})))}"
+    told += f" in the first {SEARCH_LIMIT_BYTES >> 20} MiB" if cut else ""
+    sure = "weak" if cut or all(fits) != any(fits) else "proved"
+    return Finding(good, sure, f"{told} in {shorten(', '.join(names), 80)}", f"it had {told}")
+
+
+def measure(unit: str, path: str) -> Tuple[int, ...]:
+    """How many of a unit a file has, or items a folder, by each reading of what counts: hidden items and white space may be nothing."""
+    if os.path.isdir(path):
+        items = os.listdir(path)
+        return len(items), sum(not name.startswith(".") for name in items)
+    text = read_file(path) or ""
+    if unit == "byte":
+        return os.path.getsize(path), os.path.getsize(path) if text.strip() else 0
+    return count_units(unit, path, text)
+
+
+def count_units(unit: str, name: str, text: str) -> Tuple[int, ...]:
+    """By each reading: all, those within no function, those within no class either."""
     if unit in ("line", "word"):
-        return len(text.splitlines()) if unit == "line" else len(text.split())
+        return (len(text.splitlines() if unit == "line" else text.split()),) * 3
     tree = parse_python(text) if name.endswith(".py") else None
     if tree is not None:
         import ast
-        functions = [node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-        classes = sum(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
-        tests = sum(bool(re.match(r"test(?:_|[A-Z0-9]|$)", each)) for each in functions)
-        return classes if unit == "class" else tests if unit == "test" else len(functions)
+        functions, classes = [[node for node in ast.walk(tree) if isinstance(node, kinds)]
+                              for kinds in ((ast.FunctionDef, ast.AsyncFunctionDef), ast.ClassDef)]
+        if unit == "test":
+            return (sum(bool(re.match(r"test(?:_|[A-Z0-9]|$)", node.name)) for node in functions),) * 3
+        inside, owned = ({id(inner) for node in nodes for inner in ast.walk(node) if inner is not node} for nodes in (functions, classes))
+        found = {id(node) for node in (classes if unit == "class" else functions)}
+        return len(found), len(found - inside), len(found - inside - owned)
     patterns = {"test": r"\b(?:it|test)(?:\.\w+)?\(|\bfunc Test\w*\(|#\[test\]|@Test\b|\bdef test\w*\(", "class": r"\bclass\s+\w",
                 "function": r"\b(?:function|def|fn|func)\s+\w|\)\s*=>"}
-    return len(re.findall(patterns[unit], code_of(name, text)))
+    return (len(re.findall(patterns[unit], code_of(name, text))),) * 3
 
 
 # -- tool_used, exit_code: by the tool calls

@@ -260,6 +260,13 @@ def test_the_absence_of_a_text_is_not_proved_by_the_beginning_of_a_big_file(work
         assert verdict.confidence == WEAK or verdict.met == ("not" not in criterion), verdict
 
 
+@pytest.mark.parametrize("criterion", ["big.log has exactly 1 line", "big.log has at most 2 lines", "big.log has at least 9 lines"])
+def test_what_is_counted_in_the_beginning_of_a_big_file_is_not_proved(criterion, workspace, monkeypatch):
+    monkeypatch.setattr(cc_execute, "SEARCH_LIMIT_BYTES", 100)
+    write_files(workspace, {"big.log": "x" * 200 + "\n" * 5})
+    assert judge(read_criteria([criterion]), Evidence(str(workspace)))[0].confidence == WEAK
+
+
 UNITS = ["word ", "a, ", "no a in ", "neither a nor b ", "`x` ", "is not ", "x contains y and ", "(a ", "there is no a.py left in ", "in a.py ", "[", "\"a "]
 
 
