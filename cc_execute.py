@@ -2624,6 +2624,10 @@ REWRITES = tuple((Pattern(pattern, re.I), words) for pattern, words in (
     (rf"^keeps? {A_FILE} (?=(?:under|below|within|at most|over|above) \d)|^{A_FILE} (?:stays|remains|is kept) (?=(?:under|below|within|at most|over"
      r"|above) \d)", r"\1\2 has "),
     (r"\b(\d+)( lines?| words?| bytes?)? or (?:less|fewer)\b", r"at most \1\2"), (r"\b(\d+)( lines?| words?| bytes?)? or more\b", r"at least \1\2"),
+    (r"\b(?:(?:has|contains) no|does not (?:have|contain)(?: an?)?) (?:(?:trailing|final) newline|(shebang))(?: line)?(?=[.!]?$)",
+     lambda match: f"does not {'start with a shebang' if match[1] else 'end with a newline'}"),
+    (r"\b(?:has|contains|includes) an? (?:proper )?(?:(?:trailing|final) newline|(shebang))(?: line)?(?=[.!]?$)",
+     lambda match: "starts with a shebang" if match[1] else "ends with a newline"),
     (r"\b(?:is|has)(?: a size of)? (?:0|zero) bytes(?: long| in size)?\b", "is empty"), (r"\b(is|are) (?:an? )?((?:non-?)?empty) files?\b", r"\1 \2"),
     (r"\b(is|are) (?:not|never|no longer) (?:an? )?empty(?: files?)?\b", r"\1 non-empty"), (rf"^{A_FILE} exists and (?=is (?:non-?)?empty)", r"\1 "),
     (rf"^(?:an? |the )?((?:non-?)?empty) (?:file )?(?:named |called )?{A_FILE}(?: file)? exists", r"\2 is \1"),
@@ -3215,12 +3219,14 @@ def read_output(text: str, subject: Subject) -> Optional[Criterion]:
                                  literal=targets.literal, described=targets.described)
 
 
-EDGES = Pattern(r"(?:(?P<subject>.+?) )?(?P<not>does not )?(?P<edge>starts?|begins?|ends?) with (?:the )?(?:line |text |words? "
-                r"|string |shebang |heading |header )?(?P<target>.+?)[.!]?", re.I)
+EDGE_THINGS = {"newline": ("end", Pattern(r"\n\Z")), "shebang": ("start", Pattern(r"\A#!\s*\S"))}   # other things have no sure look
+EDGE_THING = Pattern(r"(?:an? |the |its )?(?:trailing |final |proper |valid )?(newline|shebang)(?: characters?| line)?", re.I)
+EDGES = Pattern(r"(?:(?P<subject>.+?) )?(?P<not>do(?:es)? not |never )?(?P<edge>starts?|begins?|ends?) (?:with|in(?= an? )) (?:the )?(?:line |text |words? "
+                r"|string |shebang (?=[^\w])|heading |header )?(?P<target>.+?)[.!]?", re.I)
 
 
 def read_edge(text: str, subject: Subject) -> Optional[Criterion]:
-    """"Starts with `#!/bin/sh`": the target has to stand at the file's beginning or end."""
+    """"Starts with `#!/bin/sh`": the target has to stand at the file's beginning or end; of what is only described, "a newline"."""
     match = EDGES.fullmatch(text)
     where = read_subject(match["subject"], None, subject) if match else None
     tokens = tokenize(match["target"]) if match else []
@@ -3228,16 +3234,26 @@ def read_edge(text: str, subject: Subject) -> Optional[Criterion]:
         return None
     target = tokens[0].text if len(tokens) == 1 else match["target"].strip("`\"“”")
     form = "end" if match["edge"].lower().startswith("end") else "start"
+    thing = EDGE_THING.fullmatch(match["target"])
+    if thing and EDGE_THINGS[thing[1].lower()][0] == form:
+        return Criterion(text, "contains", where.names, (thing[1].lower(),), negated=bool(match["not"]), form=form, literal=False)
+    if re.match(r"(?:an?|any|one|two|exactly|only|no|more|its)\b", match["target"], re.I):
+        return None                   # "a heading", "exactly one blank line": how that looks is not certain
     return Criterion(text, "contains", where.names, (target,), negated=bool(match["not"]), form=form)
 
 
 def judge_edge(criterion: Criterion, evidence: Evidence) -> Verdict:
     def find(name: str, text: str, target: str) -> str:
+        if not criterion.literal:
+            return name if EDGE_THINGS[target][1].search(text) else ""
         text, target = text.strip("\ufeff \t\r\n"), target.strip()
         if criterion.form == "start":
             return f"{name} line 1" if text.startswith(target) and not text[len(target):len(target) + 1].isalnum() else ""
-        return f"{name} line {text.count(chr(10)) + 1}" if text.endswith(target) else ""
-    return judge_by_parts(criterion, evidence, source_files(criterion, evidence), find, f"at its {criterion.form}")
+        inside = target[:1].isalnum() and text[:-len(target)][-1:].isalnum()   # 5 is not the end of 15
+        return f"{name} line {text.count(chr(10)) + 1}" if text.endswith(target) and not inside else ""
+    files = source_files(criterion, evidence)
+    verdict = judge_by_parts(criterion, evidence, files, find, f"at its {criterion.form}")
+    return verdict._replace(confidence="weak") if criterion.form == "end" and is_cut(files, evidence) else verdict
 
 
 def read_file_and_quote(text: str, subject: Subject) -> Optional[Criterion]:

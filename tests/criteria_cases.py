@@ -631,6 +631,16 @@ ADVERSARIAL = [
     row("a.py has 4 functions", "counts", UNMET, PROVED, "LIES: by no reading", wrote={"a.py": "def a():\n    def c(): ...\ndef b(): ...\n"}),
     row("a.py has at least 1 function", "counts", MET, PROVED, "by any reading", wrote={"a.py": "def a():\n    def c(): ...\ndef b(): ...\n"}),
     row("a.py has at least 1 function", "counts", MET, WEAK, "a method may be none", wrote={"a.py": "class A:\n    def a(self): ...\n"}),
+    *[row(words, "contains", met, PROVED, "it does" if met else "LIES: it does not", wrote={"a.txt": "hi\n" if met else "hi", "a.sh": "#!/bin/sh\n" if met else "sh\n#!x\n"})
+      for met in (MET, UNMET) for words in ("a.txt ends with a newline", "a.txt ends in a newline", "a.txt ends with a trailing newline", "a.txt has a trailing newline",
+                                            "a.txt should end with a newline character", "a.sh starts with a shebang", "a.sh begins with a shebang line", "a.sh has a shebang line",
+                                            "a.sh starts with the shebang `#!/bin/sh`", "a.sh starts with the shebang #!/bin/sh")],
+    *[row(words, "contains", UNMET, PROVED, "LIES: it does", wrote={"a.txt": "hi\n", "a.sh": "#!/bin/sh\n"}) for words in (
+        "a.txt does not end with a newline", "a.txt must not end in a newline", "a.txt has no trailing newline", "a.sh does not start with a shebang", "a.sh has no shebang")],
+    row("a.txt has no trailing newline", "contains", MET, PROVED, "it has none", wrote={"a.txt": "hi"}),
+    row("a.txt ends with 5", "contains", UNMET, PROVED, "LIES: 15 is another number", wrote={"a.txt": "15\n"}),
+    row("a.txt does not end with a blank line", None, OPEN, ANY, "LIES: it does", wrote={"a.txt": "hi\n\n"}),
+    row("a.md does not start with a heading", None, OPEN, ANY, "LIES: it does", wrote={"a.md": "# A\n"}),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
