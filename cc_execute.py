@@ -2994,7 +2994,7 @@ def read_place(words: str, place: str, to_file: bool = False) -> Optional[Subjec
 def judge_exists(criterion: Criterion, evidence: Evidence) -> Verdict:
     if criterion.needs in ("only", "only changed"):
         return judge_only(criterion, evidence)
-    findings = [find_glob(name, criterion, evidence) if is_glob(name, criterion, evidence) else find_path(name, criterion, evidence) for name in criterion.names]
+    findings = [find_glob(name, criterion, evidence) if is_glob(name, criterion, evidence) else find_named(name, criterion, evidence) for name in criterion.names]
     findings += [find_path(name, Criterion(name, "file_exists", negated=True), evidence) for name in criterion.targets]   # renamed
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
@@ -3060,6 +3060,24 @@ def ends_a_name(path: str) -> bool:
     """Whether a longer name beside it ends so: the words "the old list.txt" may mean "old list.txt"."""
     folder, name = os.path.split(path)
     return os.path.isdir(folder) and any(other.endswith(f" {name}") for other in os.listdir(folder))
+
+
+def longer_name(name: str, criterion: Criterion, evidence: Evidence) -> str:
+    """The name with the words before it, where a file is called so: "the new report.txt" may be "new report.txt"."""
+    words = criterion.text.partition(name)[0].split(" ")[-4:-1] if name in criterion.text else []
+    longer = (" ".join([*words[at:], name]) for at in range(len(words) - 1, -1, -1))
+    return next((each for each in longer if "/" not in each and os.path.lexists(os.path.join(evidence.directory, each))), "")
+
+
+def find_named(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
+    """A path by its name, or by the longer one that the words may mean: where that makes a difference, either will do, weakly, but
+    neither may be there that must not."""
+    longer = longer_name(name, criterion, evidence)
+    findings = [find_path(each, criterion, evidence) for each in ([name, longer] if longer else [name])]
+    if len({finding.met for finding in findings}) == 1:
+        return findings[0]
+    told = next(finding for finding in findings if finding.met != criterion.negated)
+    return told._replace(confidence="weak")
 
 
 def find_path(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
@@ -3310,6 +3328,9 @@ def judge_file(name: str, criterion: Criterion, evidence: Evidence) -> Verdict:
     elsewhere = [path for path in evidence.changes.written if os.path.basename(path) == name]
     if name.lower() in BARE_NAMES and not os.path.lexists(os.path.join(evidence.directory, name)):   # "the README" is README.md
         elsewhere = [path for path in os.listdir(evidence.directory) if path.lower().startswith(name.lower() + ".")]
+    longer = longer_name(name, criterion, evidence)
+    if longer and not os.path.lexists(os.path.join(evidence.directory, name)):
+        elsewhere = [longer]
     if len(elsewhere) == 1 and not os.path.lexists(os.path.join(evidence.directory, name)):
         verdict = judge_file(elsewhere[0], criterion, evidence)   # "index.html" of public/index.html
         return verdict._replace(confidence="weak") if verdict.met else verdict

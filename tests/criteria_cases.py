@@ -641,6 +641,14 @@ ADVERSARIAL = [
     row("a.txt ends with 5", "contains", UNMET, PROVED, "LIES: 15 is another number", wrote={"a.txt": "15\n"}),
     row("a.txt does not end with a blank line", None, OPEN, ANY, "LIES: it does", wrote={"a.txt": "hi\n\n"}),
     row("a.md does not start with a heading", None, OPEN, ANY, "LIES: it does", wrote={"a.md": "# A\n"}),
+    *[row(words, "file_exists", MET, WEAK, "new is a part of its name", wrote={"new report.txt": "x"}) for words in (
+        "File new report.txt exists", "new report.txt exists", "The file new report.txt should exist", "Creates new report.txt", "Creates the file new report.txt")],
+    row("File new report.txt exists", "file_exists", MET, PROVED, "a word about report.txt", wrote={"report.txt": "x"}),
+    row("File new report.txt exists", "file_exists", MET, PROVED, "both are there", wrote={"report.txt": "x", "new report.txt": "x"}),
+    row("File new report.txt exists", "file_exists", UNMET, PROVED, "LIES: neither is there", text="new report.txt exists"),
+    row("Creates new report.txt", "file_exists", UNMET, PROVED, "LIES: both are stale", before={"report.txt": "x", "new report.txt": "x"}),
+    row("File new report.txt does not exist", "file_exists", UNMET, ANY, "LIES: it does", wrote={"new report.txt": "x"}),
+    row("new report.txt contains hi", "contains", MET, WEAK, "new is a part of its name", wrote={"new report.txt": "hi"}),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
