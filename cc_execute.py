@@ -3119,8 +3119,17 @@ LATER = "written only after this run"
 
 
 def path_history(path: str, evidence: Evidence) -> Tuple[str, bool]:
-    """What this run did to a path, in words, and whether that is known for certain."""
-    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(evidence.directory))
+    """What this run did to a path, in words, and whether that is known for certain: to a link itself, else to what it leads to."""
+    root, whole = os.path.realpath(evidence.directory), os.path.realpath(path)
+    if os.path.islink(path):
+        link = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        told = relative_history(os.path.relpath(link, root), evidence)
+        if told[0] not in ("", UNTOUCHED):
+            return told
+    return relative_history(os.path.relpath(whole, root), evidence)
+
+
+def relative_history(relative: str, evidence: Evidence) -> Tuple[str, bool]:
     changes = evidence.changes
     for words, paths in (("created", changes.created + changes.folders), ("changed", changes.changed), ("deleted", changes.deleted)):
         if relative in paths:

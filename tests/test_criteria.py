@@ -135,6 +135,22 @@ def test_a_dangling_link_does_not_exist_and_is_still_in_the_way(workspace):
     assert not judge_in(world, workspace, "a.py does not exist").met
 
 
+def link_verdict(folder: Path, criterion: str, before: str, run: str):
+    subprocess.run(["sh", "-c", before], cwd=folder, check=True)
+    known = take_snapshot(str(folder))
+    subprocess.run(["sh", "-c", run], cwd=folder, check=True)
+    verdict = judge(read_criteria([criterion]), Evidence(str(folder), known, compare(known, take_snapshot(str(folder), known))))[0]
+    return verdict.met, verdict.confidence
+
+
+@pytest.mark.parametrize("criterion, before, run, met", [
+    ("creates link.txt", "echo x > old.txt", "ln -s old.txt link.txt", MET), ("creates link.txt", "echo x > old.txt; ln -s old.txt link.txt", "true", UNMET),
+    ("link.txt is unchanged", "echo x > old.txt; ln -s old.txt link.txt", "echo y > old.txt", UNMET), ("creates docs", "mkdir old", "ln -s old docs", MET),
+    ("updates link.txt", "echo x > old.txt; ln -s old.txt link.txt", "echo y > old.txt", MET), ("old.txt is unchanged", "echo x > old.txt", "ln -s old.txt link.txt", MET)])
+def test_a_link_is_created_though_what_it_leads_to_is_old(criterion, before, run, met, workspace):
+    assert link_verdict(workspace, criterion.replace("docs", "the folder docs"), before, run) == (met, PROVED)
+
+
 def test_commands_run_last_so_that_they_cannot_make_the_files_that_others_ask_for(workspace):
     verdicts = judge(read_criteria(["`touch a.txt`", "File a.txt exists"]), make_evidence(World(), workspace))
     assert [verdict.met for verdict in verdicts] == [True, False]
