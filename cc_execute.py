@@ -4501,6 +4501,10 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
         found = re.fullmatch(pattern, ending, re.I | re.S)
         if found and status != "prints":
             return Criterion(text, "command", command=command, status=found["status"] if status == "status" else status)
+        whole = WHOLE.fullmatch(found["target"]) if found else None
+        told = tokenize(whole["exactly"] or whole["only"] or whole["alone"]) if whole else []
+        if len(told) == 1 and (told[0].quoted or is_symbol(told[0].text if whole["exactly"] else told[0].text.lower())):   # "only JSON" is none
+            return Criterion(text, "command", (), (told[0].text,), negated=bool(found["not"]), command=command, form="whole")
         if found:
             targets = read_targets(found["target"])
             described = targets and (targets.described or (not targets.literal and any(" " in target for target in targets.texts)))
@@ -4510,6 +4514,7 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
     return None
 
 
+WHOLE = Pattern(r"(?:exactly|precisely) (?P<exactly>.+)|(?:only|just|nothing but) (?P<only>.+)|(?P<alone>.+?),? and nothing else", re.I | re.S)
 CALL_OR_REQUEST = Pattern(r"(?:await )?[A-Za-z_][\w.]*\((?!\)\s*\{).*\)(?: ?(?:==|is|in) .+)?|(?:GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) /\S*")
 ANSWERING = Pattern(r"(?:returns?|responds?|answers?|serves?|redirects?)\b(?! (?:with )?(?:an? )?(?:exit|code|status|nothing|no output|0\b|zero|non))")
 
@@ -4562,10 +4567,19 @@ def judge_command_result(criterion: Criterion, result: CommandResult) -> Verdict
         good = result.exit_code == 0 and bool(tail)
         return Verdict(criterion, good, "proved" if result.exit_code else "weak", told + ("; whether that is what was meant is not "
                                                                                           "certain" if good else ""))
-    found = search_texts(criterion, [("its output", result.output)], "proved")
+    found = (match_whole if criterion.form == "whole" else search_texts)(criterion, [("its output", result.output)], "proved")
     if not found.met:
         return found._replace(evidence=f"{told}; {found.evidence}")
     return found._replace(evidence=told, confidence=found.confidence if result.exit_code == 0 else "weak")
+
+
+def match_whole(criterion: Criterion, texts: NamedTexts, best: str) -> Verdict:
+    """Whether a text is the target and nothing else. Where that is one of its lines, the others may have come on stderr, and where only
+    white space is other, it may be that of the spec, of which only one space is left: that is less certain."""
+    (name, text), target = next(iter(texts)), criterion.targets[0]
+    alike = " ".join(text.split()) == " ".join(target.split())
+    doubtful = text.strip() != target and (alike or target in map(str.strip, text.split("\n")))
+    return Verdict(criterion, alike != criterion.negated, "weak" if doubtful else best, f"{name} is {'' if alike else 'not '}just {target!r}")
 
 
 # -- keywords: what no other kind understands
@@ -4647,7 +4661,8 @@ MUST_RUN = {"": "", "ran": ", and one must have been run", "program": ", and a s
 NEEDS = {"only": "be all that is touched", "only changed": "be touched, and nothing else", "": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
-         lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} in its output{at_most_weak(c)}" if c.targets else status_words(c)),
+         lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} {'as all of' if c.form == 'whole' else 'in'} its output{at_most_weak(c)}"
+                                            if c.targets else status_words(c)),
          lambda c: "make the command " + (f"end with {status_words(c)}" if c.status not in ("", "0") else "succeed")
                    + (f" and {'not ' if c.negated else ''}print {quoted_list(c.targets, c.either)}" if c.targets else "")),
     Kind("tool_used", read_tool_used, judge_tool_used,

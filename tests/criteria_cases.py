@@ -649,6 +649,17 @@ ADVERSARIAL = [
     row("Creates new report.txt", "file_exists", UNMET, PROVED, "LIES: both are stale", before={"report.txt": "x", "new report.txt": "x"}),
     row("File new report.txt does not exist", "file_exists", UNMET, ANY, "LIES: it does", wrote={"new report.txt": "x"}),
     row("new report.txt contains hi", "contains", MET, WEAK, "new is a part of its name", wrote={"new report.txt": "hi"}),
+    *[row(words, "command", met, PROVED, "all that it prints" if met else "LIES: it prints more", wrote={"x.py": f"print({5 if met else 15})"}) for met in (MET, UNMET)
+      for words in ("python3 x.py prints exactly 5", "`python3 x.py` outputs only 5", "`python3 x.py` prints 5 and nothing else", "The output of `python3 x.py` is exactly `5`")],
+    row("`printf '5\\n6\\n'` prints exactly 5", "command", UNMET, WEAK, "LIES: there is a 6, which may have come on stderr"),
+    row("`printf '5\\n6\\n'` prints 5", "command", MET, PROVED, "among others"),
+    row("`echo 15` does not print exactly 5", "command", MET, PROVED, "nor does it"),
+    row("`echo 5` does not print exactly 5", "command", UNMET, PROVED, "LIES: it does"),
+    row("`echo hello world` prints exactly 'hello world'", "command", MET, PROVED, "as it stands"),
+    row("`echo 5; exit 3` prints exactly 5", "command", MET, WEAK, "but it fails"),
+    row("`echo 5` prints exactly two lines", "command", MET, WEAK, "LIES: a description is not what is printed"),
+    row("`echo {}` prints only JSON", "command", MET, WEAK, "nor a sort of text"),
+    row("`seq 3` prints only numbers", "command", MET, WEAK, "nor is this one"),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
