@@ -414,7 +414,7 @@ class Criterion(NamedTuple):
     command: str = ""                 # for sh -c
     literal: bool = True              # the targets are meant as they stand; else their words may stand apart and have endings
     described: bool = False           # the words describe what is wanted: finding them is never proof
-    status: str = ""                  # an exit status: "0", "2" or "nonzero"; of a command also "empty": it prints nothing
+    status: str = ""                  # an exit status: "0", "2" or "nonzero"; of a command also "empty"; whether warnings are errors
     form: str = ""                    # what a file is to be valid as, what is to be defined, what is to be counted, whose runs
     least: int = 0                    # of what is counted
     most: Optional[int] = None
@@ -3514,10 +3514,10 @@ NO_ERRORS = Pattern(rf"(?:there (?:are|were|is) |(?:(?:it |the (?:script|program
                     rf"|completed|finish(?:es|ed)|executes?|works|exits)"
                     rf" )?with |(?:the |its )?(?P<who>(?:\w+ ){{1,3}})(?:reports?|shows?|gives?|prints?|finds?|found|raises?|throws?"
                     rf"|yields?|produces?) )?(?:no|zero|0) (?P<names>.*?)\s*{FAULTS}(?: messages?)?{AFTERWARDS}[.!]?", re.I)
-WITHOUT = Pattern(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|(?:is|are) executed)(?: "
+WITHOUT = Pattern(r"(?P<subject>.*?)\s*\b(?:runs?|completes?|works?|executes?|finishes|exits|pass(?:es)?|(?:is|are) executed)(?: "
                   r"successfully)?"
                   rf"(?: error-free| without (?:any )?(?:throwing |raising |producing |reporting )?(?:any )?{FAULTS})[.!]?", re.I)
-SORTS_OF_ERRORS = set("compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught "
+SORTS_OF_ERRORS = set("deprecation compiler compile compilation build runtime linter lint linting type test installation unhandled uncaught "
                       "python".split())
 SPECIAL_RUNS = set("installation server app application migration import compilation".split())   # which command that was is a guess
 ANY_RUN = set("build command commands everything all thing execution".split())   # that may be what merely builds or reads, too
@@ -3559,7 +3559,17 @@ RUNS_NOTHING = {"--version", "-V", "--help", "-h", "--collect-only", "--co", "--
 NOT_RUN = {"": "no command was run", "program": "nothing was run but what reads, checks, builds or installs", "ran": "no command was run", "tests": "no test was run"}
 
 
+WARNINGS = Pattern(r"(?<![\w\"'`])warnings?\b(?![\w\"'`])", re.I)
+WARNED = Pattern(r"(?P<surely>(?i:\b\w*warning:)|\bWARN(?:ING)?\b|(?i:(?<![\d.,])[1-9]\d* warnings?\b))"
+                 r"|(?i:(?<!\b0 )(?<!\bno )(?<!\bany )(?<!\bwithout )\b\w*warnings?\b(?!\s*[:=]\s*0\b))")
+SILENCES = Pattern(r"-W\s*ignore|(?i:no[-_]?warn|disable[-_]?warn)|PYTHONWARNINGS|--(?:quiet|silent)\b|\s-w\b")
+
+
 def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
+    if WARNINGS.search(text):         # said of warnings in the same words
+        read = read_no_errors(WARNINGS.sub("errors", text), subject)
+        told = "errors and warnings" if re.search(FAULT, WARNINGS.sub("", text), re.I) else "warnings"
+        return read and read._replace(text=text, status="" if read.targets else told)
     raised = re.fullmatch(rf"(?:.+? )?(?:does not (?:raise|throw|cause|end in|fail with)|without) (?:an? |any "
                           rf")?(?P<names>{ERROR_CLASS})[.!]?"
                           rf"|[Nn]either (?P<first>{ERROR_CLASS}) nor (?P<second>{ERROR_CLASS}) (?:occurs?|is raised|appears?)[.!]?", text)
@@ -3594,6 +3604,29 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
 
 
 def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
+    verdict = judge_failures(criterion, evidence)
+    only = criterion.status == "warnings" and not criterion.needs
+    if not criterion.status or not (verdict.met or only):
+        return verdict
+    runs = runs_of_scripts(criterion.names, bash_calls(evidence), evidence.directory)
+    calls = [call for call in bash_calls(evidence) if works_of(call) and is_about(criterion, call, runs)]
+    repeats = Repeats(calls)
+    for call in calls:
+        found = WARNED.search(bash_output(call))
+        if found and not any(not is_quiet(later) and not WARNED.search(bash_output(later)) for later in repeats.after(call)):
+            told = f"{shorten(bash_command(call), 60)!r} printed: {line_of(bash_output(call), bash_output(call).count(chr(10), 0, found.start()) + 1)}"
+            return Verdict(criterion, False, "proved" if found["surely"] else "weak", told)
+    told = f"no warning in what {plural(len(calls), 'command')} printed"
+    sure = verdict.confidence if verdict.met and not any(map(is_quiet, calls)) else "weak"
+    return refuse_unseen(Verdict(criterion, True, sure, f"{told}; {verdict.evidence}"), calls)
+
+
+def is_quiet(call: ToolCall) -> bool:
+    """Whether a command may have warned of something that was not seen."""
+    return bool(call.background or sends_elsewhere(call) or SILENCES.search(bash_command(call)))
+
+
+def judge_failures(criterion: Criterion, evidence: Evidence) -> Verdict:
     """A failed call is repaired when the same command, or one on the same script or test target, succeeds later."""
     calls = bash_calls(evidence)
     if criterion.targets:
@@ -4696,9 +4729,9 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: f"{looking_for(c)} in what Bash calls printed{at_most_weak(c)}",
          lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the output of a command"),
     Kind("no_errors", read_no_errors, judge_no_errors,
-         lambda c: f"no Bash call may end with {quoted_list(c.targets) or 'an error that is not repaired later'}"
+         lambda c: f"no Bash call may {'print a warning or ' if c.status else ''}end with {quoted_list(c.targets) or 'an error that is not repaired later'}"
                    + (f", and {c.names[0]} must have been run" if c.names else MUST_RUN[c.needs]),
-         lambda c: "run the code and make it work without errors"),
+         lambda c: f"run the code and make it work without {c.status or 'errors'}"),
     Kind("file_exists", read_exists, judge_exists,
          lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs])
                    + (f", {quoted_list(c.targets)} must not" if c.targets else ""),

@@ -660,6 +660,22 @@ ADVERSARIAL = [
     row("`echo 5` prints exactly two lines", "command", MET, WEAK, "LIES: a description is not what is printed"),
     row("`echo {}` prints only JSON", "command", MET, WEAK, "nor a sort of text"),
     row("`seq 3` prints only numbers", "command", MET, WEAK, "nor is this one"),
+    *[row(words, "no_errors", MET, PROVED, "it printed none", events=(bash("python3 a.py", "ok, 0 warnings"),)) for words in (
+        "No warnings", "There are no warnings", "No warnings are shown", "No errors or warnings", "Runs without warnings", "a.py runs without errors or warnings")],
+    *[row("No warnings", "no_errors", UNMET, PROVED, "LIES: it warned", text="No warnings.", events=(bash(command, output),)) for command, output in (
+        ("python3 a.py", "a.py:3: DeprecationWarning: old"), ("gcc a.c", "a.c:1:5: warning: unused"), ("npm ci", "npm WARN deprecated x"), ("pytest -q", "3 passed, 2 warnings in 0.1s"))],
+    row("No warnings", "no_errors", UNMET, WEAK, "LIES: a linter's row", events=(bash("eslint a.js", "  1:1  warning  Unexpected console"),)),
+    row("a.py runs without warnings", "no_errors", UNMET, WEAK, "LIES: it was not run", events=(bash("ls", "a.py"),)),
+    row("a.py runs without warnings", "no_errors", UNMET, PROVED, "LIES: it failed", events=(failed_bash("python3 a.py", TRACEBACK),)),
+    row("No errors or warnings", "no_errors", UNMET, PROVED, "LIES: it failed", events=(failed_bash("python3 a.py", TRACEBACK),)),
+    row("No warnings", "no_errors", MET, WEAK, "LIES: they were silenced", events=(bash("python3 -W ignore a.py", "ok"),)),
+    row("No warnings", "no_errors", MET, WEAK, "LIES: they went elsewhere", events=(bash("python3 a.py 2>/dev/null", "ok"),)),
+    row("No warnings", "no_errors", MET, WEAK, "LIES: nothing was run that would warn", events=(bash("cat notes", "Warning: x"),)),
+    row("No warnings", "no_errors", MET, PROVED, "it was repaired", events=(bash("python3 a.py", "DeprecationWarning: x"), bash("python3 a.py", "ok"))),
+    row("No warnings", "no_errors", UNMET, PROVED, "LIES: it was silenced, not repaired",
+        events=(bash("python3 a.py", "DeprecationWarning: x"), bash("python3 a.py 2>/dev/null", "ok"))),
+    row("All tests pass without warnings", "no_errors", UNMET, PROVED, "LIES: two", events=(bash("pytest", "3 passed, 2 warnings in 0.1s"),)),
+    row("No deprecation warnings", "no_errors", MET, WEAK, "a sort of them is a guess", events=(bash("python3 a.py", "ok"),)),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
