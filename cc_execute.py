@@ -2621,15 +2621,17 @@ REWRITES = tuple((Pattern(pattern, re.I), words) for pattern, words in (
     (r"\bexceeds? (?=\d)|\b(?:is|are) (?:longer|larger|bigger|more) than (?=\d)", "has more than "),
     (r"\b(?:is|are) (?:no|not) (?:shorter|smaller|fewer|less) than (?=\d)", "has at least "),
     (r"\b(?:is|are) (?:shorter|smaller|fewer|less) than (?=\d)", "has fewer than "),
-    (rf"^keeps? {A_FILE} (?=(?:under|below|within|at most|over|above) \d)|^{A_FILE} (?:stays|remains|is kept) (?=(?:under|below|within|at most|over"
-     r"|above) \d)", r"\1\2 has "),
-    (r"\b(\d+)( lines?| words?| bytes?)? or (?:less|fewer)\b", r"at most \1\2"), (r"\b(\d+)( lines?| words?| bytes?)? or more\b", r"at least \1\2"),
+    (rf"^(?:keeps? {A_FILE}|{A_FILE} (?:stays|remains|is kept)) (?=(?:under|below|within|at most|over|above) \d)", r"\1\2 has "),
+    (r"\b(\d+)( lines?| words?| bytes?)? or (?:less|fewer)\b", r"at most \1\2"),
+    (r"\b(\d+)( lines?| words?| bytes?)? or more\b", r"at least \1\2"),
     (r"\b(?:(?:has|contains) no|does not (?:have|contain)(?: an?)?) (?:(?:trailing|final) newline|(shebang))(?: line)?(?=[.!]?$)",
      lambda match: f"does not {'start with a shebang' if match[1] else 'end with a newline'}"),
     (r"\b(?:has|contains|includes) an? (?:proper )?(?:(?:trailing|final) newline|(shebang))(?: line)?(?=[.!]?$)",
      lambda match: "starts with a shebang" if match[1] else "ends with a newline"),
-    (r"\b(?:is|has)(?: a size of)? (?:0|zero) bytes(?: long| in size)?\b", "is empty"), (r"\b(is|are) (?:an? )?((?:non-?)?empty) files?\b", r"\1 \2"),
-    (r"\b(is|are) (?:not|never|no longer) (?:an? )?empty(?: files?)?\b", r"\1 non-empty"), (rf"^{A_FILE} exists and (?=is (?:non-?)?empty)", r"\1 "),
+    (r"\b(?:is|has)(?: a size of)? (?:0|zero) bytes(?: long| in size)?\b", "is empty"),
+    (r"\b(is|are) (?:an? )?((?:non-?)?empty) files?\b", r"\1 \2"),
+    (r"\b(is|are) (?:not|never|no longer) (?:an? )?empty(?: files?)?\b", r"\1 non-empty"),
+    (rf"^{A_FILE} exists and (?=is (?:non-?)?empty)", r"\1 "),
     (rf"^(?:an? |the )?((?:non-?)?empty) (?:file )?(?:named |called )?{A_FILE}(?: file)? exists", r"\2 is \1"),
     (r"^(?:the )?(json|toml|python|xml)(?: code)? in (\S+) is valid", r"\2 is valid \1"),
     (r"\bis well-formed (json|toml|xml)\b", r"is valid \1"), (r"\bare valid (json|toml|python|xml) files\b", r"are valid \1"),
@@ -2994,7 +2996,7 @@ def read_place(words: str, place: str, to_file: bool = False) -> Optional[Subjec
 def judge_exists(criterion: Criterion, evidence: Evidence) -> Verdict:
     if criterion.needs in ("only", "only changed"):
         return judge_only(criterion, evidence)
-    findings = [find_glob(name, criterion, evidence) if is_glob(name, criterion, evidence) else find_named(name, criterion, evidence) for name in criterion.names]
+    findings = [(find_glob if is_glob(name, criterion, evidence) else find_named)(name, criterion, evidence) for name in criterion.names]
     findings += [find_path(name, Criterion(name, "file_exists", negated=True), evidence) for name in criterion.targets]   # renamed
     return combine(criterion, findings, criterion.either and not criterion.negated)
 
@@ -3248,7 +3250,8 @@ def read_output(text: str, subject: Subject) -> Optional[Criterion]:
 
 EDGE_THINGS = {"newline": ("end", Pattern(r"\n\Z")), "shebang": ("start", Pattern(r"\A#!\s*\S"))}   # other things have no sure look
 EDGE_THING = Pattern(r"(?:an? |the |its )?(?:trailing |final |proper |valid )?(newline|shebang)(?: characters?| line)?", re.I)
-EDGES = Pattern(r"(?:(?P<subject>.+?) )?(?P<not>do(?:es)? not |never )?(?P<edge>starts?|begins?|ends?) (?:with|in(?= an? )) (?:the )?(?:line |text |words? "
+EDGES = Pattern(r"(?:(?P<subject>.+?) )?(?P<not>do(?:es)? not |never )?(?P<edge>starts?|begins?|ends?) (?:with|in(?= an? )) "
+                r"(?:the )?(?:line |text |words? "
                 r"|string |shebang (?=[^\w])|heading |header )?(?P<target>.+?)[.!]?", re.I)
 
 
@@ -3543,9 +3546,10 @@ PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle
 INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
 SYNTAX_CHECKS = {("bash", "-n"), ("sh", "-n"), ("node", "--check"), ("node", "-c"), ("ruby", "-c"), ("perl", "-c"), ("php", "-l")}
 SYNTAX_IN_CODE = Pattern(r"\s-c\s.*(?:\bast\.parse|py_compile|compileall|\bcompile\()", re.S)
-NO_RUN = Pattern(r"(?:ba)?sh -n|node -(?:-check|c)\b|ruby -c|perl -c|php -l|(?:py_compile|compileall|tabnanny|pyflakes|flake8|ruff|pylint|mypy|pyright"
-                 r"|black|isort|bandit|eslint|jshint|prettier|shellcheck|yamllint|gcc|g\+\+|cc|clang(?:\+\+)?|javac|rustc|tsc|apt(?:-get)?|brew|conda"
-                 r"|(?:cargo|go|dotnet) (?:build|check|vet|fmt)|(?:pip3?|npm|pnpm|yarn|gem|bundle|poetry|uv|cargo|go) (?:\w+ )?(?:install|add|ci|sync|get))(?: |$)")
+NO_RUN = Pattern(r"(?:ba)?sh -n|node -(?:-check|c)\b|ruby -c|perl -c|php -l|(?:py_compile|compileall|tabnanny|pyflakes|flake8|ruff"
+                 r"|pylint|mypy|pyright|black|isort|bandit|eslint|jshint|prettier|shellcheck|yamllint|gcc|g\+\+|cc|clang(?:\+\+)?"
+                 r"|javac|rustc|tsc|apt(?:-get)?|brew|conda|(?:cargo|go|dotnet) (?:build|check|vet|fmt)"
+                 r"|(?:pip3?|npm|pnpm|yarn|gem|bundle|poetry|uv|cargo|go) (?:\w+ )?(?:install|add|ci|sync|get))(?: |$)")
 READING = set("cd echo printf export source . set true test [ ls cat pwd mkdir head tail grep rg find less more sed awk git rm cp "
               "mv touch "
               "wc which sleep diff sort uniq tee chmod".split())
@@ -3556,7 +3560,8 @@ PREPARATION = Pattern(r"(?:cd|export|source|\.|set)\s|\w+=\S*$|$")
 UNCERTAIN = Pattern(r"^(?:exit|exec|eval|trap|if|for|while|until|case|then|do|else|function|return|!|[({])(?:\s|$)"
                     r"|^\(|\$\(|`|\b(?:ba|da|z)?sh\s+(?:-\w+\s+)*-\w*c\b")
 RUNS_NOTHING = {"--version", "-V", "--help", "-h", "--collect-only", "--co", "--dry-run", "--list", "--fixtures", "--markers"}
-NOT_RUN = {"": "no command was run", "program": "nothing was run but what reads, checks, builds or installs", "ran": "no command was run", "tests": "no test was run"}
+NOT_RUN = {"": "no command was run", "program": "nothing was run but what reads, checks, builds or installs", "ran": "no command was run",
+           "tests": "no test was run"}
 
 
 WARNINGS = Pattern(r"(?<![\w\"'`])warnings?\b(?![\w\"'`])", re.I)
@@ -3614,7 +3619,7 @@ def judge_no_errors(criterion: Criterion, evidence: Evidence) -> Verdict:
     for call in calls:
         found = WARNED.search(bash_output(call))
         if found and not any(not is_quiet(later) and not WARNED.search(bash_output(later)) for later in repeats.after(call)):
-            told = f"{shorten(bash_command(call), 60)!r} printed: {line_of(bash_output(call), bash_output(call).count(chr(10), 0, found.start()) + 1)}"
+            told = f"{shorten(bash_command(call), 60)!r} printed: {line_of(found.string, found.string.count(chr(10), 0, found.start()) + 1)}"
             return Verdict(criterion, False, "proved" if found["surely"] else "weak", told)
     told = f"no warning in what {plural(len(calls), 'command')} printed"
     sure = verdict.confidence if verdict.met and not any(map(is_quiet, calls)) else "weak"
@@ -4690,7 +4695,8 @@ def status_words(criterion: Criterion) -> str:
     return STATUS.get(criterion.status, f"exit code {criterion.status}")
 
 
-MUST_RUN = {"": "", "ran": ", and one must have been run", "program": ", and a script or program must have been run", "tests": ", and tests must have been run"}
+MUST_RUN = {"": "", "ran": ", and one must have been run", "program": ", and a script or program must have been run",
+            "tests": ", and tests must have been run"}
 NEEDS = {"only": "be all that is touched", "only changed": "be touched, and nothing else", "": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
@@ -4729,7 +4735,8 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: f"{looking_for(c)} in what Bash calls printed{at_most_weak(c)}",
          lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the output of a command"),
     Kind("no_errors", read_no_errors, judge_no_errors,
-         lambda c: f"no Bash call may {'print a warning or ' if c.status else ''}end with {quoted_list(c.targets) or 'an error that is not repaired later'}"
+         lambda c: f"no Bash call may {'print a warning or ' if c.status else ''}end with "
+                   f"{quoted_list(c.targets) or 'an error that is not repaired later'}"
                    + (f", and {c.names[0]} must have been run" if c.names else MUST_RUN[c.needs]),
          lambda c: f"run the code and make it work without {c.status or 'errors'}"),
     Kind("file_exists", read_exists, judge_exists,
@@ -10585,7 +10592,8 @@ def replayed_changes(before: Optional[Snapshot], run: Optional[RunState], transc
     if before is None:
         return changes_by_tools(calls, directory)
     now = take_snapshot(directory, before)
-    kept = next((task for task in run.tasks if os.path.basename(transcript).startswith(f"{task.stem}-attempt-") and task.attempts), None) if run else None
+    name = os.path.basename(transcript)
+    kept = next((task for task in (run.tasks if run else ()) if task.attempts and name.startswith(f"{task.stem}-attempt-")), None)
     if kept is None:
         return compare(before, now)._replace(complete=False)
     after = after_attempts(kept, before)
