@@ -3940,7 +3940,63 @@ def split_names(words: str) -> Tuple[str, ...]:
     return tuple(re.split(r",? and |,? or |, ", re.sub(r"[`'\"()]", "", words)))
 
 
+DOCUMENTED = Pattern(r"(?:(?:all|every|each)(?: of the)? (?P<every>functions?|methods?|class(?:es)?)(?: in (?P<file>.+?))?|(?P<subject>.+?)) "
+                     r"(?P<not>do(?:es)? not )?(?:has|have|contains?|includes?|uses?) (?P<no>no )?(?:an? |proper )?"
+                     r"(?:(?P<doc>docstrings?)|type[ -](?:hints?|annotations?))(?P<all> (?:for|on|in) (?:all|every|each) functions?)?[.!]?", re.I)
+
+
+def read_documented(text: str, subject: Subject) -> Optional[Criterion]:
+    match = DOCUMENTED.fullmatch(text)
+    where = read_subject(match["subject"], match["file"], subject) if match else None
+    if not match or where is None or not all(name.endswith(".py") for name in where.names):
+        return None
+    every, negated = match["every"] or match["all"], bool(match["not"] or match["no"])
+    form = "docstring" if match["doc"] else "type hint"
+    owner = "class" if "class" in (match["every"] or "").lower() else "function"
+    target = f"every {owner}" if every else "any"
+    return None if every and negated else Criterion(text, "defines", where.names, (target,), negated=negated, form=form)
+
+
+def has_note(node: Any, form: str, whole: bool) -> bool:
+    """Whether a node of Python's has a docstring, or a type hint; `whole`: all that a function takes and returns has one."""
+    import ast
+    if form == "docstring":
+        return isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and bool(ast.get_docstring(node))
+    if not whole or isinstance(node, ast.ClassDef):
+        return bool(getattr(node, "annotation", None) or getattr(node, "returns", None))
+    given = [*node.args.posonlyargs, *node.args.args, node.args.vararg, *node.args.kwonlyargs, node.args.kwarg]
+    given = [each for each in given if each and not (each is given[0] and each.arg in ("self", "cls"))]
+    return all(each.annotation for each in given) and bool(node.returns or node.name == "__init__")
+
+
+def judge_documented(criterion: Criterion, evidence: Evidence) -> Verdict:
+    """Certain where all have it or none; what is private or within a function may be meant or not."""
+    import ast
+    files = source_files(criterion, evidence, (".py",))
+    trees = [parse_python(read_file(os.path.join(evidence.directory, name)) or "") for name in files]
+    absent = [name for name in criterion.names if name not in files] + [name for name, tree in zip(files, trees) if tree is None]
+    if absent or not files or is_cut(files, evidence):
+        return Verdict(criterion, False, "weak", f"{(*absent, *files, 'no file')[0]} cannot be parsed as Python")
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    functions = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    owners = {"every class": classes, "every function": functions, "any": functions + (classes if criterion.form == "docstring" else [])}
+    lacking = [node for node in owners[criterion.targets[0]] if not has_note(node, criterion.form, True)]
+    some = any(has_note(node, criterion.form, False) for node in nodes)
+    inside = {id(inner) for node in functions for inner in ast.walk(node) if inner is not node}
+    clear = [node for node in lacking if id(node) not in inside and not node.name.startswith("_")]
+    told = f"{criterion.form}s in {shorten(', '.join(files), 60)}: {'some' if some else 'none'}"
+    told += f", not in {lacking[0].name} (line {lacking[0].lineno})" if lacking else ""
+    if criterion.targets == ("any",):
+        return Verdict(criterion, some != criterion.negated, "weak" if some and lacking and not criterion.negated else "proved", told)
+    met = bool(owners[criterion.targets[0]]) and not clear
+    return Verdict(criterion, met, "proved" if clear or (met and not lacking) else "weak", told)
+
+
 def read_defines(text: str, subject: Subject) -> Optional[Criterion]:
+    documented = read_documented(text, subject)
+    if documented:
+        return documented
     members = re.fullmatch(rf"(.+?) with (?:the |a )?(?:(?:methods?|functions?) {ID}|{ID.replace('name', 'other')} (?:methods?"
                            rf"|functions?))[.!]?", text)
     has = re.fullmatch(rf"(?:the )?class `?(\w+)`? (?:has|contains|defines|provides) (?:the |an? )?(?:methods?|functions?) "
@@ -4017,6 +4073,9 @@ def why_unseen(criterion: Criterion, name: str, text: str, target: str) -> str:
 
 
 def judge_defines(criterion: Criterion, evidence: Evidence) -> Verdict:
+    if criterion.form in ("docstring", "type hint"):
+        return judge_documented(criterion, evidence)
+
     def find(name: str, text: str, target: str) -> str:
         finder = find_python_definition if name.endswith(".py") else find_definition
         return finder(name, text, target, criterion.form, criterion.where)
@@ -4727,10 +4786,12 @@ KINDS: Tuple[Kind, ...] = (
                    f"{'any number' if c.most is None else c.most}",
          lambda c: f"make it at least {c.least}" if c.least else f"make it at most {c.most}"),
     Kind("defines", read_defines, judge_defines,
-         lambda c: f"look {'that there is no' if c.negated else 'for a'} definition of "
+         lambda c: f"look {'that there is no' if c.negated else 'for'} {c.form} of {c.targets[0]} in {quoted_list(c.names) or 'the code'}"
+                   if c.form in ("docstring", "type hint") else f"look {'that there is no' if c.negated else 'for a'} definition of "
                    f"{(c.form + ' ') if c.form else ''}{quoted_list(c.targets)}"
                    + (f" with base {c.where}" if c.where else "") + f" in {quoted_list(c.names) or 'the code'}",
-         lambda c: f"{'remove' if c.negated else 'define'} {c.form} {quoted_list(c.targets)}"),
+         lambda c: f"{'remove' if c.negated else 'write'} the {c.form}s" if c.form in ("docstring", "type hint")
+                   else f"{'remove' if c.negated else 'define'} {c.form} {quoted_list(c.targets)}"),
     Kind("output", read_output, judge_output,
          lambda c: f"{looking_for(c)} in what Bash calls printed{at_most_weak(c)}",
          lambda c: f"{'do not show' if c.negated else 'show'} {quoted_list(c.targets)} in the output of a command"),

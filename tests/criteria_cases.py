@@ -39,6 +39,7 @@ def row(criteria, kind, met, sure, reason, **world) -> Row:
 
 
 DOTENV = 'DATABASE_URL="sqlite:///test.db"\n'
+NOTED = 'class A:\n    """A."""\n    def __init__(self, a: int):\n        """It."""\ndef add(a: int, *b: int) -> int:\n    """Add."""\n    return a\n'
 TWO_SCRIPTS = {"a.py": "", "other/a.py": ""}
 TRACEBACK = "Traceback (most recent call last):\n  File \"a.py\", line 1, in <module>\nZeroDivisionError: division by zero"
 
@@ -676,6 +677,15 @@ ADVERSARIAL = [
         events=(bash("python3 a.py", "DeprecationWarning: x"), bash("python3 a.py 2>/dev/null", "ok"))),
     row("All tests pass without warnings", "no_errors", UNMET, PROVED, "LIES: two", events=(bash("pytest", "3 passed, 2 warnings in 0.1s"),)),
     row("No deprecation warnings", "no_errors", MET, WEAK, "a sort of them is a guess", events=(bash("python3 a.py", "ok"),)),
+    *[row(words, "defines", met, PROVED, "all have" if met else "LIES: none has", wrote={"a.py": NOTED if met else "def add(a):  # docstring, type hints\n    return a\n"})
+      for met in (MET, UNMET) for words in ("a.py has docstrings", "a.py contains docstrings", "All functions in a.py have docstrings", "Every function has a docstring",
+                                            "a.py has type hints", "a.py uses type annotations", "All functions have type hints", "a.py has docstrings for all functions")],
+    *[row(words, "defines", UNMET, PROVED, "LIES: it has", wrote={"a.py": NOTED}) for words in ("a.py has no docstrings", "a.py does not use type hints")],
+    row("a.py has type hints", "defines", MET, WEAK, "some", wrote={"a.py": "def add(a: int, b): ...\n"}),
+    row("All functions in a.py have type hints", "defines", UNMET, PROVED, "LIES: one parameter has none", wrote={"a.py": "def add(a: int, b) -> int: ...\n"}),
+    row("All functions in a.py have docstrings", "defines", MET, WEAK, "the private one may be meant or not", wrote={"a.py": NOTED + "def _b(): ...\n"}),
+    row("All functions in a.py have docstrings", "defines", UNMET, WEAK, "there is none", wrote={"a.py": "x = 1\n"}),
+    row("a.py has docstrings", "defines", UNMET, WEAK, "LIES: it cannot be parsed", wrote={"a.py": "def f(:\n    pass\n"}),
     row("Result is 42", "keywords", UNMET, WEAK, "LIES: 142 is another number", text="The result is 142."),
 ]
 
