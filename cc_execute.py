@@ -3602,7 +3602,7 @@ def read_no_errors(text: str, subject: Subject) -> Optional[Criterion]:
     if not match or match["subject"].strip().lower() in ANYTHING:
         thing = match["subject"].split()[-1:] if match else []
         special = next((word.lower() for word in thing if word.lower() in SPECIAL_RUNS), "")
-        needs = "ran" if special or (thing and thing[0].lower() in ANY_RUN) else "program"
+        needs = "ran" if special or not thing or thing[0].lower() in ANY_RUN | {"it"} else "program"
         return Criterion(text, "no_errors", needs=needs, where="bash", described=bool(special), form=special) if match else None
     named = read_names(re.sub(r"^(?:executing|running|calling) ", "", match["subject"], flags=re.I))
     return Criterion(text, "no_errors", named.names, either=named.either, needs="ran", where="bash") if named else None
@@ -3652,6 +3652,9 @@ def judge_failures(criterion: Criterion, evidence: Evidence) -> Verdict:
     certain = not criterion.described or any(speaks_of(criterion.form, bash_command(call)) for call in about)
     certain = certain and all(call.failed is not None and is_conclusive(call) for call in about)
     certain = certain and all(any(scripts.get(name) for scripts in runs.values()) for name in criterion.names if name not in idle)
+    spoken_of = criterion.names or criterion.form or ANY_RUN & set(criterion.text.lower().split())
+    vague = criterion.needs == "ran" and not spoken_of   # "runs without errors"
+    certain = certain and (not vague or any(not NO_RUN.match(work.runner) for call in about for work in works_of(call)))
     writes = Writes(evidence.calls)
     certain = certain and not any(writes.make_stale(call) for call in about if not any(map(is_good, repeats.after(call))))
     told = f"{plural(len(about), 'command')} run, the last {shorten(bash_command(about[-1]), 60)!r}, no failure left"

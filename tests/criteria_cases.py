@@ -598,6 +598,8 @@ ADVERSARIAL = [
     *[row("The script runs without errors", "no_errors", UNMET, WEAK, "LIES: it was only read, checked or prepared", wrote={"a.py": "1/0"}, events=(bash(command, ""),))
       for command in ("python3 -m py_compile a.py", "python3 -m compileall -q .", "python3 -c 'import ast; ast.parse(open(\"a.py\").read())'", "bash -n a.sh",
                       "node --check a.js", "ruff check a.py", "gcc -o a a.c", "cat a.py", "pip install -r requirements.txt")],
+    row("Runs without errors", "no_errors", MET, WEAK, "LIES: what is to run is not said, and only a check was", events=(bash("python3 -m py_compile a.py", ""),)),
+    row("Runs without errors", "no_errors", MET, PROVED, "it was run", events=(bash("python3 a.py", ""),)),
     row("The script runs without errors", "no_errors", MET, PROVED, "checked, and run", events=(bash("python3 -m py_compile a.py && python3 a.py", ""),)),
     row("The script runs without errors", "no_errors", UNMET, PROVED, "LIES: it failed, and was only checked then",
         events=(failed_bash("python3 a.py", TRACEBACK), bash("python3 -m py_compile a.py", ""))),
