@@ -3045,14 +3045,21 @@ def find_glob(name: str, criterion: Criterion, evidence: Evidence) -> Finding:
 
 def glob_pattern(name: str, anywhere: bool) -> Any:
     """A shell's pattern for relative paths; `anywhere`: its last part matches at any depth."""
-    import fnmatch
     folder, last = os.path.split(os.path.normpath(name))
     deep = os.path.join(folder, "**", last) if anywhere and "**" not in folder else os.path.join(folder, last)
     signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]/]+\]|[^*?\[]+|\[", deep)
-    one_of = re.compile(r"\(\?s:(.+)\)\\[Zz]")   # what fnmatch makes of "[0-9]"
-    return re.compile("".join(signs.get(part) or (one_of.sub(r"\1", fnmatch.translate(part)) if re.fullmatch(r"\[.+\]", part) else re.escape(part))
+    return re.compile("".join(signs.get(part) or (one_of(part[1:-1]) if re.fullmatch(r"\[.+\]", part) else re.escape(part))
                               for part in parts), re.S)
+
+
+def one_of(characters: str) -> str:
+    """The "0-9" or "!a-z" of a shell's pattern; a range whose end comes before its begin holds nothing."""
+    others, told = ("^/", characters[1:]) if characters[0] in "!^" and characters[1:] else ("", characters)
+    found = re.findall(r"(.)-(.)|(.)", told, re.S)
+    members = "".join(re.escape(single) if single else f"{re.escape(first)}-{re.escape(last)}" for first, last, single in found
+                      if single or first <= last)
+    return f"[{others}{members}]" if others or members else "(?!)"
 
 
 SEVERAL_NAMES = Pattern(r"[{}$,;]|\.\w{1,5} \S")   # of which one may be there, though not by these words
