@@ -23,8 +23,8 @@ Environment:  CC_EXECUTE_BRIDGE, CC_EXECUTE_CLAUDE, CC_EXECUTE_STORE   defaults 
               NO_COLOR, FORCE_COLOR   no colours; colours also where stdout or stderr is no terminal
 
 Sections, each using only what stands above it:
-    Policy · Patterns · Errors · Secrets · Shelf · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries · Estimate
-    History · Metrics · Bridge · Runs · Running · Documents · Page · Report · JUnit · Terminal · Jobs · Replay · Module
+    Policy · Patterns · Errors · Secrets · Shelf · Data · Spec · Command · Stream · Endings · Workspace · Criteria · Retries
+    Estimate · History · Metrics · Bridge · Runs · Running · Documents · Page · Report · JUnit · Terminal · Jobs · Replay · Module
     Command line
 
 Known gaps, on purpose: criteria outside the table of kinds are matched by their words and never count as proved; a secret
@@ -4623,7 +4623,8 @@ def read_command(text: str, subject: Subject) -> Optional[Criterion]:
 
 WHOLE = Pattern(r"(?:exactly|precisely) (?P<exactly>.+)|(?:only|just|nothing but) (?P<only>.+)|(?P<alone>.+?),? and nothing else", re.I | re.S)
 CALL_OR_REQUEST = Pattern(r"(?:await )?[A-Za-z_][\w.]*\((?!\)\s*\{).*\)(?: ?(?:==|is|in) .+)?|(?:GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS) /\S*")
-ANSWERING = Pattern(r"(?:returns?|responds?|answers?|serves?|redirects?)\b(?! (?:with )?(?:an? )?(?:exit|code|status|nothing|no output|0\b|zero|non))")
+ANSWERING = Pattern(r"(?:returns?|responds?|answers?|serves?|redirects?)\b"
+                    r"(?! (?:with )?(?:an? )?(?:exit|code|status|nothing|no output|0\b|zero|non))")
 
 
 def is_no_command(words: str, ending: str) -> bool:
@@ -4766,7 +4767,8 @@ def status_words(criterion: Criterion) -> str:
 
 MUST_RUN = {"": "", "ran": ", and one must have been run", "program": ", and a script or program must have been run",
             "tests": ", and tests must have been run"}
-NEEDS = {"only": "be all that is touched", "only changed": "be touched, and nothing else", "": "exist", "written": "be new or changed", "unchanged": "be there and unchanged"}
+NEEDS = {"": "exist", "written": "be new or changed", "unchanged": "be there and unchanged", "only": "be all that is touched",
+         "only changed": "be touched, and nothing else"}
 KINDS: Tuple[Kind, ...] = (
     Kind("command", read_command, judge_command,
          lambda c: f"run {c.command!r}, " + (f"{looking_for(c)} {'as all of' if c.form == 'whole' else 'in'} its output{at_most_weak(c)}"
@@ -4814,7 +4816,8 @@ KINDS: Tuple[Kind, ...] = (
          lambda c: f"{quoted_list(c.names, c.either)} must " + ("not exist" if c.negated else NEEDS[c.needs])
                    + (f", {quoted_list(c.targets)} must not" if c.targets else ""),
          lambda c: "remove it" if c.negated else "leave it as it was" if c.needs == "unchanged" else "leave all else as it was"
-                   if c.needs.startswith("only") else "actually create the file" + (f" and remove {quoted_list(c.targets)}" if c.targets else "")),
+                   if c.needs.startswith("only")
+                   else "actually create the file" + (f" and remove {quoted_list(c.targets)}" if c.targets else "")),
     Kind("contains", read_any_contains, judge_contains,
          lambda c: looking_for(c) + PLACES.get(c.form, " in") + " "
                    + ("Claude's last text" if c.where == "response" else quoted_list(c.names) or "the files that the run writes")
@@ -11258,7 +11261,8 @@ class Batch:
             if len(self._jobs) == 1:
                 raise
             outcome = broken_off(job, error)
-            observer.warn(f"{job.spec.file}: {outcome.document['warnings'][0]}" + ("" if isinstance(error, OSError) else f"\n{told_fault(error)}"))
+            trace = "" if isinstance(error, OSError) else f"\n{told_fault(error)}"
+            observer.warn(f"{job.spec.file}: {outcome.document['warnings'][0]}{trace}")
         if outcome.status not in (0, 1):
             self._why_not = self._why_not or f"{job.spec.file} ended with exit status {outcome.status}"
         observer.run_ended(outcome)
