@@ -5495,8 +5495,10 @@ class SqliteStore:
         return {"prompt", "duration", "finished_at", "error_kind", "attempts"} <= columns
 
     def _look(self, connection: Any) -> Tuple[int, int, bool]:
+        """Whether it is empty is looked at first: another process, which makes it meanwhile, does so all at once."""
+        is_empty = not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
         version, owner = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
-        return version, owner, not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        return version, owner, is_empty
 
     def _make(self, connection: Any, version: int) -> None:
         """Tables for an empty file, and what an older version has in them."""

@@ -86,7 +86,8 @@ class Client:
                 self.closed = event
         owed = self.codec.owed()
         if owed:
-            self.socket.sendall(owed)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError) if self.closed else contextlib.nullcontext():
+                self.socket.sendall(owed)   # to its close; it may not have waited for that
 
     def _sort(self, message: Any) -> None:
         if isinstance(message, dict) and "method" in message:

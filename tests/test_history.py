@@ -152,6 +152,28 @@ def test_eight_processes_that_write_at_once_lose_nothing(store, is_new):
     assert sorted((each.spec, each.duration) for each in store.records() if each.spec) == expected
 
 
+def test_a_store_that_another_process_makes_meanwhile_is_not_taken_for_another_program_s(sqlite):
+    """It is made after any of the statements with which one looks what the file is."""
+    class Meanwhile:
+        def __init__(self, statements: int) -> None:
+            self.left, self.connection = statements, sqlite3.connect(sqlite.path)
+
+        def execute(self, statement: str) -> sqlite3.Cursor:
+            found = self.connection.execute(statement).fetchall()
+            self.left -= 1
+            if not self.left:
+                add(SqliteStore(sqlite.path), record(1))
+            return self.connection.execute("SELECT 1 LIMIT 0") if not found else self.connection.execute(f"SELECT {found[0][0]}")
+
+    for statements in (1, 2, 3):
+        Path(sqlite.path).parent.mkdir(parents=True, exist_ok=True)
+        connection = Meanwhile(statements)
+        version, owner, is_empty = sqlite._look(connection)
+        connection.connection.close()
+        assert is_empty or (version, owner) == (cc.STORE_VERSION, cc.APPLICATION_ID), statements
+        shutil.rmtree(Path(sqlite.path).parent)
+
+
 @pytest.mark.parametrize("attempt", range(3))
 def test_a_store_that_eight_processes_make_at_once_is_whole(sqlite, attempt):
     starts = [subprocess.Popen([sys.executable, "-c", WRITER, str(ROOT), str(sqlite), "1", f"writer {number}"], stderr=subprocess.PIPE, text=True)
