@@ -3006,8 +3006,9 @@ def judge_only(criterion: Criterion, evidence: Evidence) -> Verdict:
     that a.py was."""
     touched = [*evidence.changes.written, *evidence.changes.deleted]
     inside = tuple(os.path.normpath(name) for name in criterion.names)
-    others = [path for path in touched if not any(path == name or path.startswith(name + os.sep) for name in inside)]
-    missing = [name for name in inside if not any(path == name or path.startswith(name + os.sep) for path in touched)]
+    where = {path: {name for name in inside if path == name or path.startswith(name + os.sep)} for path in touched}
+    others = [path for path in touched if not where[path]]
+    missing = [name for name in inside if not any(name in names for names in where.values())]
     if criterion.needs == "only changed" and missing and not others:
         return Verdict(criterion, False, "proved", f"{missing[0]} was not touched", f"{missing[0]} was not touched")
     sure = "proved" if others or evidence.changes.complete else "weak"
@@ -3553,7 +3554,7 @@ PAIRED_PREFIXES = {("poetry", "run"), ("uv", "run"), ("pipenv", "run"), ("bundle
 INTERPRETER_NAMES = {"python", "node", "bash", "sh", "ruby", "perl", "php", "deno", "bun"}
 SYNTAX_CHECKS = {("bash", "-n"), ("sh", "-n"), ("node", "--check"), ("node", "-c"), ("ruby", "-c"), ("perl", "-c"), ("php", "-l")}
 SYNTAX_IN_CODE = Pattern(r"\s-c\s.*(?:\bast\.parse|py_compile|compileall|\bcompile\()", re.S)
-NO_RUN = Pattern(r"(?:ba)?sh -n|node -(?:-check|c)\b|ruby -c|perl -c|php -l|(?:py_compile|compileall|tabnanny|pyflakes|flake8|ruff"
+NO_RUN = Pattern(r"(?:" + "|".join(map(" ".join, sorted(SYNTAX_CHECKS))) + r"|py_compile|compileall|tabnanny|pyflakes|flake8|ruff"
                  r"|pylint|mypy|pyright|black|isort|bandit|eslint|jshint|prettier|shellcheck|yamllint|gcc|g\+\+|cc|clang(?:\+\+)?"
                  r"|javac|rustc|tsc|apt(?:-get)?|brew|conda|(?:cargo|go|dotnet) (?:build|check|vet|fmt)"
                  r"|(?:pip3?|npm|pnpm|yarn|gem|bundle|poetry|uv|cargo|go) (?:\w+ )?(?:install|add|ci|sync|get))(?: |$)")
@@ -8380,7 +8381,7 @@ class TaskRun:
             else:
                 self.attempt(step, waited=self.context.ledger.waited - waited)
                 waited = self.context.ledger.waited
-                step = self.next_step()
+                step = self.plan_next()
         if self.context.interrupt.signal and (not self.attempts or self.attempts[-1].ended_by(*LIMITS)):
             return TaskResult(self.task, "cancelled" if self.attempts else "skipped", tuple(self.attempts), self.changes())
         if step.reason:
@@ -8390,7 +8391,7 @@ class TaskRun:
         status = task_status(self.task, self.attempts[-1], self.context.options.strict)
         return TaskResult(self.task, status, tuple(self.attempts), self.changes(), step.reason, out_of_money)
 
-    def next_step(self) -> Union[Next, Stop]:
+    def plan_next(self) -> Union[Next, Stop]:
         """What follows the last attempt. The others at the gate go on, or give up, as it came out; if it is to wait, it comes first again."""
         step, gate = next_step(self.task, self.attempts, self.retries, self.context), self.context.gate
         if isinstance(step, Stop) and waits_in_a_row(self.attempts) > WAITS_IN_A_ROW:
@@ -8825,7 +8826,7 @@ LOOKS = {"passed": "good", "proved": "good", "judged": "info", "weak": "weak", "
 STANDINGS = ("proved", "judged", "weak", "not met", "not run")
 EXITS = {0: "every task passed", 1: "a task failed", 2: "bad spec or usage", 3: "the environment is not ready",
          4: "a limit takes longer than --max-wait"}
-BEFORE_IT = "The run had ended before it: what ended it stands above."
+BEFORE_IT = "The run had ended before it"
 TIMELINE_LEGEND = ("Band: the agent at work; boxes in it: tool calls, hollow and crossed if they failed. Thin bar: judging. Hatched: waiting. "
                    "Dashed: the limit.")
 LEGEND = ("Proved: settled by files, tool results or a command's exit code; judged: by a second Claude that can only read; weak: only words "
@@ -9043,7 +9044,7 @@ def report_task(task: Mapping[str, Any], details: Mapping[str, Any], anchor: str
 
 def ending_note(task: Mapping[str, Any], details: Mapping[str, Any]) -> Html:
     is_skipped = task["status"] == "skipped"
-    why = details["note"] or (BEFORE_IT if is_skipped else "")
+    why = details["note"] or (f"{BEFORE_IT}: what ended it stands above." if is_skipped else "")
     label = "Why it was skipped" if is_skipped else "Why it was not tried again"
     return fill("note", look="weak", label=label, text=why) if why else Html()
 
@@ -9546,7 +9547,7 @@ def task_cases(task: Mapping[str, Any], details: Mapping[str, Any]) -> List[Case
     """A case a criterion, by the last attempt; one more for what is no criterion's: an error of the agent's, or that nothing was checked."""
     if not task["attempts"]:
         names = [f"{number}) {text}" for number, text in enumerate(details["criteria"], 1)] or ["Claude does its part"]
-        return [Case(name, "skipped", details["note"] or BEFORE_IT.partition(":")[0]) for name in names]
+        return [Case(name, "skipped", details["note"] or BEFORE_IT) for name in names]
     last = task["attempts"][-1]
     cases = [Case(f"{number}) {criterion['text']}", "" if criterion["met"] else "failure",
                   f"{criterion['confidence']}: {criterion['evidence']}" if criterion["met"] else criterion["evidence"], criterion["kind"])
@@ -9732,6 +9733,10 @@ def told_criterion(text: str, met: bool, confidence: str, evidence: str, kind: s
 
 
 BELOW_MARK = " " * 11                  # before what stands below a mark
+
+
+def told_error(message: str) -> str:
+    return f"  {paint('ERROR  ', 'red', sys.stdout)}  {hanging(printable(message))}"
 
 
 def hanging(text: str, margin: str = BELOW_MARK, stream: Any = None) -> str:
@@ -10024,7 +10029,7 @@ class Terminal(Observer):
         for verdict in () if stopped else last.verdicts:   # of what never began only the next step matters
             self.print(verdict_line(verdict))
         if last.error:
-            self.print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {hanging(printable(last.error.message))}")
+            self.print(told_error(last.error.message))
         if result.note:
             self.print("  " + hanging(f"not tried again: {printable(result.note)}", "    "))
         self.print(task_summary(result))
@@ -10332,6 +10337,8 @@ def check_resumption(spec: Spec, given: Mapping[str, Any], folder: str, state: R
 
 
 RESUMING = ("resume", "resume_from", "resume_if_any")
+# Empty, as a shell's variable that is not set, they would have the work done, or done again, where it was not meant to be.
+NAMED_PLACES = {"cwd": "a folder", "output": "a folder", "resume_from": "the folder of a run"}
 
 
 def make_job(spec: Spec, given: Mapping[str, Any], number: int, batch: str) -> Job:
@@ -10365,6 +10372,9 @@ def make_jobs(specs: Sequence[Spec], given: Mapping[str, Any]) -> List[Job]:
         except TypeError:
             wanted = getattr(Options.__annotations__[name], "__forward_arg__", Options.__annotations__[name])
             raise UsageError(f"{name} is of the wrong type: {shorten(repr(value), 60)}; expected {wanted}") from None
+    empty = next((name for name in NAMED_PLACES if given.get(name) == ""), "")
+    if empty:
+        raise UsageError(f"{empty} is ''; expected {NAMED_PLACES[empty]}, or leave it out")
     if given.get("resume_from") and given.get("output"):
         raise UsageError("--resume-from was given with --output; expected the first alone: a run goes on in its own folder")
     jobs: List[Job] = []
@@ -10932,7 +10942,7 @@ def seconds_or_none(text: str) -> float:
 
 
 def not_empty(text: str) -> str:
-    if not text:                      # a variable of the shell's that is not set
+    if not text:
         raise ValueError(text)
     return text
 
@@ -10960,10 +10970,6 @@ NUMBER_OPTIONS: Sequence[Tuple[str, Callable[[str], Any], str]] = (
     ("--keep", positive(int), "a whole number above 0"),
     ("--jobs", few, f"a whole number from 1 to {MOST_JOBS}"))
 
-# Without a value, the work would be done, or done again, where it was not meant to be.
-PLACE_OPTIONS: Sequence[Tuple[str, str]] = (("--cwd", "a folder"), ("--output", "a folder"), ("--resume-from", "the folder of a run"),
-                                            ("--replay", "a transcript"))
-
 
 def make_parser() -> Any:
     import argparse
@@ -10983,8 +10989,8 @@ def make_parser() -> Any:
         add(name, action="store_true")
     for name in ("--model", "--bridge", "--store", "--claude", "--report", "--junit"):
         add(name)
-    for name, expected in PLACE_OPTIONS:
-        add(name, type=option(not_empty, expected))
+    for name, expected in {**NAMED_PLACES, "replay": "a transcript"}.items():
+        add(f"--{name.replace('_', '-')}", type=option(not_empty, expected))
     add("--task", dest="tasks", type=option(int, "a task's number, such as 2"), action="append")
     add("--permissions", choices=("skip", "allowed"))
     add("-v", dest="verbose", action="store_true")
@@ -11172,7 +11178,7 @@ def show_replay(specs: Sequence[Spec], options: Options, transcript: str, as_jso
     for criterion in attempt["criteria"]:
         print(told_criterion(**criterion))
     if attempt["error"]:
-        print(f"  {paint('ERROR  ', 'red', sys.stdout)}  {printable(attempt['error']['message'])}")
+        print(told_error(attempt["error"]["message"]))
     met = sum(criterion["met"] for criterion in attempt["criteria"])
     not_run = sum(criterion["evidence"].startswith(NEVER_RAN) for criterion in attempt["criteria"])
     told = "passed" if task["success"] else "not passed"

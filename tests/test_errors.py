@@ -131,7 +131,9 @@ def test_standard_output_that_is_full(run_cc):
 
 @pytest.mark.parametrize("options, words, step", [
     ({"cwd": 5}, ["cwd is of the wrong type: 5"], "expected str"), ({"tasks": 1}, ["tasks is of the wrong type: 1"], "expected Tuple[int, ...]"),
-    ({"timeout": -1}, ["timeout is -1"], "expected a number from 0.001 up"), ({"speed": 1}, ["'speed'"], "expected some of")])
+    ({"timeout": -1}, ["timeout is -1"], "expected a number from 0.001 up"), ({"speed": 1}, ["'speed'"], "expected some of"),
+    ({"cwd": ""}, ["cwd is ''"], "expected a folder, or leave it out"),
+    ({"resume_from": ""}, ["resume_from is ''"], "expected the folder of a run, or leave it out")])
 def test_an_option_of_the_module_s_is_named(options, words, step, workspace):
     with pytest.raises(cc.UsageError) as refusal:
         cc.run_spec(SPEC, **options)
